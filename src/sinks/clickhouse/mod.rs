@@ -1,0 +1,1 @@
+//! The column store: tables, views and tombstones in ClickHouse's SQL.

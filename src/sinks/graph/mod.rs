@@ -1,0 +1,1 @@
+//! The property graph: nodes, relationships and stubs in Cypher.

@@ -1,0 +1,193 @@
+//! The contract between the engine and a place that holds what it delivers. This file is the only place that tells it;
+//! the folders beside it keep it, one for each kind of engine.
+//!
+//! - **Delivery** is at least once. Any call may be repeated, whole or in part, after a crash or a lost answer, and the
+//!   repetition must change nothing.
+//! - **Order**: writes of one lane arrive in the order of commits. A write with a `version` below the one that a row
+//!   carries loses.
+//! - **Success means**: [`Sink::write`] has accepted the rows, [`Sink::flush`] has made everything accepted before it
+//!   durable and only then moved the checkpoints.
+//! - **One writer**: an embedded engine's directory is locked by the process that opened it.
+//!
+//! Sinks know nothing of each other, of Delta, of SQL over Silver or of models.
+
+pub mod checkpoint;
+pub mod clickhouse;
+pub mod graph;
+pub mod quarantine;
+pub mod vectors;
+
+use std::fmt;
+use std::sync::Arc;
+
+use arrow::array::RecordBatch;
+use async_trait::async_trait;
+
+pub use crate::mapping::target::SinkKind;
+use crate::mapping::target::{Dimension, Target};
+pub use checkpoint::{Checkpoint, LaneId, Pending};
+
+/// What one batch does to one target.
+#[derive(Debug, Clone)]
+pub struct Write {
+    /// The target.
+    pub target: Arc<Target>,
+    /// The `_version` that each row gets: `epoch << 56 | commit_version << 16 | generation`.
+    pub version: u64,
+    /// Rows to insert or replace, in [`Target::stored_schema`]. A point whose vector is null keeps its vector and has its
+    /// payload replaced. No two rows have one [`Target::stored_key`], and none of them is in `deletes`.
+    pub upserts: RecordBatch,
+    /// The [`Target::stored_key`] of rows to delete, those columns alone. A row that is not there is no error.
+    pub deletes: RecordBatch,
+}
+
+/// A row that the engine cannot hold. Everything else of the batch was written; the record goes to quarantine.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Refused {
+    /// Index into the slice of writes.
+    pub write: usize,
+    /// Index of the row in its `upserts`.
+    pub row: usize,
+    /// What the engine cannot hold, with column and value.
+    pub message: String,
+}
+
+/// One page of [`Sink::list`].
+#[derive(Debug, Clone)]
+pub struct Page {
+    /// The columns [`Target::record_key`]; a record may repeat, also across pages.
+    pub keys: RecordBatch,
+    /// Where the next page begins; `None` after the last.
+    pub next: Option<String>,
+}
+
+/// A question in the engine's own terms, for people and applications.
+#[derive(Debug, Clone)]
+pub enum Query {
+    /// A statement in the engine's language: SQL or Cypher.
+    Text(String),
+    /// The nearest points of a collection.
+    Nearest {
+        /// The collection.
+        collection: String,
+        /// The vector to be near to.
+        vector: Vec<f32>,
+        /// Conditions on the payload, all of which hold: `(column, value)`, compared as text, numbers or booleans; a list
+        /// matches when it contains the value.
+        conditions: Vec<(String, String)>,
+        /// How many answers at most.
+        top: usize,
+    },
+}
+
+/// A place that holds what the engine delivers.
+#[async_trait]
+pub trait Sink: Send + Sync + fmt::Debug {
+    /// Which projections it takes.
+    fn kind(&self) -> SinkKind;
+
+    /// Whether the engine can hold the target at all: its types and its names. Pure: reads and writes nothing.
+    ///
+    /// # Errors
+    /// [`Class::Stop`], naming the column, its type and the cast that would help.
+    fn check(&self, target: &Target) -> Result<(), SinkError>;
+
+    /// Rows as [`Sink::held`] would answer them after they were written: what the engine cannot tell apart made equal (a null
+    /// list stored as an empty one). Takes and answers [`Target::stored_schema`]. Pure.
+    ///
+    /// # Errors
+    /// [`Class::Permanent`] if the batch does not have the target's columns.
+    fn image(&self, target: &Target, rows: &RecordBatch) -> Result<RecordBatch, SinkError>;
+
+    /// Makes everything ready that the targets need: tables, views, constraints, indexes. Called once before the first write, and
+    /// again whenever a target changed; repeating it changes nothing. Adds columns, never removes any.
+    ///
+    /// # Errors
+    /// [`Class::Stop`] when what is there cannot become what is needed without losing something.
+    async fn prepare(&self, targets: &[Arc<Target>], dimensions: &[Dimension]) -> Result<(), SinkError>;
+
+    /// All checkpoints that the sink holds. Empty on a new sink, also before [`Sink::prepare`].
+    async fn checkpoints(&self) -> Result<Vec<Checkpoint>, SinkError>;
+
+    /// Takes what one batch does to some targets of this sink, each target at most once. The sink chooses the order among targets (nodes
+    /// before relationships). An empty slice, or a write with no rows, is no work and no error.
+    ///
+    /// Answers the rows it refused; all others are accepted, not yet durable.
+    async fn write(&self, writes: &[Write]) -> Result<Vec<Refused>, SinkError>;
+
+    /// Makes everything accepted so far durable, then stores the checkpoints, each replacing the one of its lane. Where the engine has
+    /// transactions, data and checkpoints become visible together.
+    ///
+    /// A checkpoint replaces only one that carries its `revision` minus one ([`Checkpoint::revision`]).
+    ///
+    /// # Errors
+    /// [`Class::Stop`] when another writer has moved a checkpoint meanwhile.
+    async fn flush(&self, checkpoints: &[Checkpoint]) -> Result<(), SinkError>;
+
+    /// The rows it holds whose columns have the values of some row of `keys`, in [`Target::stored_schema`], in any order. The columns
+    /// of `keys` name columns of that schema: usually [`Target::record_key`], or the text hash of points.
+    async fn held(&self, target: &Target, keys: &RecordBatch) -> Result<RecordBatch, SinkError>;
+
+    /// The Silver keys of the rows it holds, in an order of its own that does not change while nothing is written, a page of at most
+    /// `limit` rows at a time; `after` is the `next` of the page before. A target that is not there has no rows.
+    async fn list(&self, target: &Target, after: Option<&str>, limit: usize) -> Result<Page, SinkError>;
+
+    /// Answers a question, one object a row.
+    ///
+    /// # Errors
+    /// [`Class::Permanent`] when the engine does not take this kind of question, or refuses it.
+    async fn query(&self, query: &Query) -> Result<Vec<serde_json::Map<String, serde_json::Value>>, SinkError>;
+
+    /// Makes everything accepted durable and lets go of the engine. The sink is not used after it.
+    async fn close(&self) -> Result<(), SinkError>;
+}
+
+/// What an error asks of the caller. Decided from the cause in one `match` per sink; what is not known is permanent.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Class {
+    /// The same call may succeed later.
+    Transient,
+    /// The same call will fail again.
+    Permanent,
+    /// A person has to decide: the message says between what.
+    Stop,
+}
+
+/// Why a sink could not do what it was asked.
+#[derive(Debug, thiserror::Error)]
+#[error("{sink}: {message}")]
+pub struct SinkError {
+    /// What it asks of the caller.
+    pub class: Class,
+    /// The sink's name.
+    pub sink: &'static str,
+    /// What happened, where, and what to do next.
+    pub message: String,
+    /// The cause, when there is one apart from the message.
+    #[source]
+    pub source: Option<Box<dyn std::error::Error + Send + Sync>>,
+}
+
+impl SinkError {
+    /// An error that will come again.
+    pub fn permanent(sink: &'static str, message: impl Into<String>) -> Self {
+        Self { class: Class::Permanent, sink, message: message.into(), source: None }
+    }
+
+    /// An error that a later call may not meet.
+    pub fn transient(sink: &'static str, message: impl Into<String>) -> Self {
+        Self { class: Class::Transient, sink, message: message.into(), source: None }
+    }
+
+    /// An error that a person has to decide about.
+    pub fn stop(sink: &'static str, message: impl Into<String>) -> Self {
+        Self { class: Class::Stop, sink, message: message.into(), source: None }
+    }
+
+    /// The same error with its cause.
+    #[must_use]
+    pub fn because(mut self, source: impl Into<Box<dyn std::error::Error + Send + Sync>>) -> Self {
+        self.source = Some(source.into());
+        self
+    }
+}

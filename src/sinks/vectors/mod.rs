@@ -1,0 +1,1 @@
+//! The vector index: points, payloads and chunks.

@@ -1,0 +1,1 @@
+//! The loop: read, net, project, diff, embed, write, checkpoint. Speaks only contracts.
