@@ -4,7 +4,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use arrow::array::{ArrayRef, RecordBatch};
 use arrow::compute::{cast, concat_batches};
-use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
+use arrow::datatypes::{DataType, Schema, SchemaRef};
 use arrow::error::ArrowError;
 use datafusion::catalog::streaming::StreamingTable;
 use datafusion::error::DataFusionError;
@@ -104,7 +104,7 @@ impl Projection {
         &self.place
     }
 
-    /// The rows that the records make, in [`Target::schema`], and the records that cannot be taken. Records have the columns of
+    /// The rows that the records make, in the columns of [`Target::schema`] but nullable, and the records that cannot be taken. Records have the columns of
     /// [`super::compile::CompiledTable::columns`].
     ///
     /// # Errors
@@ -133,7 +133,7 @@ impl Projection {
                 Err(error) => return Err(error),
             }
         }
-        Ok((concat_batches(&self.target.schema, &done)?, faults))
+        Ok((concat_batches(&nullable(&self.target.schema), &done)?, faults))
     }
 
     async fn run(&self, records: &RecordBatch) -> Result<RecordBatch, DataFusionError> {
@@ -143,10 +143,7 @@ impl Projection {
         *self.slot.records.lock().unwrap_or_else(PoisonError::into_inner) = None;
         let result = concat_batches(&self.plan.schema(), &result?)?;
         let result = rows::canonical_batch(&result)?;
-        // Key columns are declared not null; whether they are is found out row by row when rows are indexed.
-        let open: Vec<Field> =
-            self.target.schema.fields().iter().map(|f| f.as_ref().clone().with_nullable(true)).collect();
-        let _ = open;
+        // Key columns are declared not null; whether they are is found out when rows are indexed.
         Ok(RecordBatch::try_new(nullable(&self.target.schema), result.columns().to_vec())?)
     }
 
