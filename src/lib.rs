@@ -17,6 +17,7 @@ pub mod changes;
 pub mod cli;
 pub mod config;
 pub mod embed;
+pub mod fetch;
 pub mod mapping;
 pub mod report;
 pub mod rows;
