@@ -8,6 +8,8 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
+use crate::embed::Choice;
+
 /// What the file may say. Every key has an environment variable: `DISTRIBUTARY_` and its path in capitals, joined by `_`.
 #[derive(Debug, Clone, Default, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
@@ -144,7 +146,7 @@ pub struct Config {
     /// The vector index.
     pub vectors: Option<SinkUrl>,
     /// The embedding model.
-    pub embed: String,
+    pub embed: Choice,
     /// The quarantine table.
     pub quarantine: String,
     /// The most entries that it takes.
@@ -226,7 +228,10 @@ impl Config {
         let source = source(file.source, &base)?;
         let mapping = file.mapping.ok_or("`mapping` is missing: name the mapping file")?;
         let limits = file.limits;
-        let embed = file.embed.unwrap_or_else(|| crate::embed::DEFAULT_MODEL.to_owned());
+        let embed = match file.embed {
+            Some(text) => text.parse().map_err(|e: crate::embed::EmbedError| format!("`embed`: {e}"))?,
+            None => Choice::default(),
+        };
         let clickhouse = sink(file.clickhouse, "clickhouse", "chdb", &base, SinkUrl::Chdb)?;
         let graph = sink(file.graph, "graph", "grafeo", &base, SinkUrl::Grafeo)?;
         let vectors = sink(file.vectors, "vectors", "edge", &base, SinkUrl::Edge)?;
@@ -454,14 +459,14 @@ mod tests {
         ];
         let config = read(SMALLEST, &environment).unwrap();
         assert!(matches!(config.graph, Some(SinkUrl::Grafeo(_))));
-        assert_eq!((config.batch_rows, config.source.on_gap, config.embed.as_str()), (7, OnGap::Stop, "off"));
+        assert_eq!((config.batch_rows, config.source.on_gap, config.embed), (7, OnGap::Stop, Choice::Off));
         let error = read(SMALLEST, &[("DISTRIBUTARY_LIMITS_BATCH_ROWS", "many")]).unwrap_err().to_string();
         assert!(error.contains("DISTRIBUTARY_LIMITS_BATCH_ROWS"), "{error}");
     }
 
     #[test]
     fn off_is_a_word_here() {
-        assert_eq!(read(&format!("{SMALLEST}embed: off\n"), &[]).unwrap().embed, "off");
+        assert_eq!(read(&format!("{SMALLEST}embed: off\n"), &[]).unwrap().embed, Choice::Off);
     }
 
     #[test]

@@ -135,6 +135,19 @@ fn strict_cast(array: &ArrayRef, to: &DataType) -> Result<ArrayRef, ArrowError> 
     cast_with_options(array, to, &CastOptions { safe: false, ..CastOptions::default() })
 }
 
+/// Each row as a JSON object, nulls written out.
+///
+/// # Errors
+/// When a type cannot be written as JSON.
+pub fn json_lines(batch: &RecordBatch) -> Result<Vec<String>, ArrowError> {
+    let builder = arrow::json::WriterBuilder::new().with_explicit_nulls(true);
+    let mut writer = builder.build::<_, arrow::json::writer::LineDelimited>(Vec::new());
+    writer.write(batch)?;
+    writer.finish()?;
+    let text = String::from_utf8(writer.into_inner()).map_err(|e| ArrowError::JsonError(e.to_string()))?;
+    Ok(text.lines().map(str::to_owned).collect())
+}
+
 /// Makes bytes of rows: two rows have equal bytes if and only if they have equal values.
 #[derive(Debug)]
 pub struct Encoder {

@@ -9,6 +9,7 @@ use serde::Deserialize;
 use serde_saphyr::Spanned;
 
 use super::MappingError;
+use super::target::SinkKind;
 
 /// A mapping: what each target is made of.
 #[derive(Debug, Clone, Deserialize, JsonSchema)]
@@ -128,6 +129,18 @@ pub struct DimensionEntry {
     pub columns: Vec<String>,
     /// The bridges: tables of the column store that have all these columns.
     pub from: Vec<String>,
+}
+
+impl TableEntry {
+    /// The targets that it fills.
+    #[must_use]
+    pub fn targets(&self) -> Vec<(SinkKind, &str)> {
+        let clickhouse = self.clickhouse.keys().map(|name| (SinkKind::Clickhouse, name.as_str()));
+        let graph = self.graph.nodes.keys().chain(self.graph.relationships.keys());
+        let graph = graph.map(|name| (SinkKind::Graph, name.as_str()));
+        let vectors = self.vectors.keys().map(|name| (SinkKind::Vectors, name.as_str()));
+        clickhouse.chain(graph).chain(vectors).collect()
+    }
 }
 
 impl MappingFile {

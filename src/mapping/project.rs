@@ -194,10 +194,18 @@ impl Projection {
         RecordBatch::try_new(Arc::new(Schema::new(fields)), arrays)
     }
 
-    /// Types of the Silver key.
+    /// The Silver key's columns.
     #[must_use]
-    pub fn silver_types(&self) -> &[DataType] {
-        &self.silver_types
+    pub fn silver_key(&self) -> &[String] {
+        &self.silver_key
+    }
+
+    /// Silver keys of rows of the target under the Silver table's own names: the way back from [`Projection::record_keys`].
+    ///
+    /// # Errors
+    /// When a column of the record key is missing.
+    pub fn silver_key_batch(&self, rows: &RecordBatch, schema: &SchemaRef) -> Result<RecordBatch, ArrowError> {
+        RecordBatch::try_new(nullable(schema), self.keys_of_rows(rows)?)
     }
 }
 

@@ -48,6 +48,19 @@ impl Lane {
         LaneId { table: target.table.clone(), sink: target.sink(), target: target.name.clone(), shard: 0, shards: 1 }
     }
 
+    /// The lane as it is handed to a worker.
+    pub(super) fn again(&self) -> Self {
+        Self {
+            projection: self.projection.clone(),
+            sink: self.sink.clone(),
+            checkpoint: self.checkpoint.clone(),
+            report: TargetReport::new(self.report.sink, &self.report.target),
+            failed: None,
+            model: self.model.clone(),
+            schema_fingerprint: self.schema_fingerprint.clone(),
+        }
+    }
+
     pub(super) fn fail(&mut self, error: LaneError) {
         self.report.ok = false;
         self.report.stopped = error.stops();
@@ -97,13 +110,12 @@ impl Lane {
             let plan = table.plan(Some(&from)).await?;
             return Ok(Step { plan, files_done: 0, careful: true, rebuild: false });
         }
-        let mut plan = table.plan(None).await?;
-        let same = checkpoint.table_id == table.id() && pending.from.is_none();
-        if same && table.readable(pending.to).await {
-            plan.to = pending.to;
-            plan.reason = format!("a snapshot of version {} was begun and is finished first", pending.to);
+        if pending.from.is_none()
+            && let Some(plan) = table.resume(&checkpoint.table_id, pending.to, pending.sweep).await?
+        {
             return Ok(Step { plan, files_done: pending.files_done, careful: pending.sweep, rebuild: false });
         }
+        let mut plan = table.plan(None).await?;
         plan.sweep = true;
         "what was begun cannot be read any more, so the whole table is compared".clone_into(&mut plan.reason);
         Ok(Step { plan, files_done: 0, careful: true, rebuild: false })
@@ -249,12 +261,12 @@ async fn ready(sink: &Arc<dyn Sink>, lanes: &mut [Lane], opened: &Opened, option
 }
 
 /// Lanes of which a sink holds a checkpoint and the mapping says nothing.
-pub(super) async fn left_alone(setup: &Setup, opened: &Opened) -> Vec<String> {
+pub(super) async fn left_alone(setup: &Setup) -> Vec<String> {
     let mut found = Vec::new();
     for sink in &setup.sinks {
         for checkpoint in sink.checkpoints().await.unwrap_or_default() {
             let lane = &checkpoint.lane;
-            let known = opened.mapping_file.tables.get(&lane.table).is_some_and(|t| t.has_target(lane.sink, &lane.target));
+            let known = setup.mapping.tables.get(&lane.table).is_some_and(|t| t.targets().contains(&(lane.sink, lane.target.as_str())));
             if !known {
                 found.push(lane.name());
             }

@@ -19,7 +19,7 @@ use std::time::Instant;
 use tokio::sync::Mutex;
 use tokio_util::sync::CancellationToken;
 
-pub use open::{OpenError, Setup, runtime};
+pub use open::{Needed, OpenError, Setup, runtime};
 pub use status::status;
 pub use verify::verify;
 
@@ -97,7 +97,8 @@ pub async fn sync(setup: &Setup, options: &Options) -> Result<SyncReport, OpenEr
     let quarantine = Arc::new(Mutex::new(quarantine.with_entries_max(setup.config.quarantine_entries_max)));
     let mut report = SyncReport { missing_tables: opened.missing.clone(), ..SyncReport::default() };
     let mut lanes = lane::lanes(setup, &opened, options).await;
-    report.left_alone = lane::left_alone(setup, &opened).await;
+    report.left_alone = lane::left_alone(setup).await;
+    report.tables = opened.failed.iter().map(|(name, error)| setup.unreadable(name, error)).collect();
     for (name, table) in &opened.tables {
         let of_table: Vec<lane::Lane> = lanes.extract_if(.., |lane| lane.table() == name).collect();
         let run = table::Run { setup, options, table: table.clone(), quarantine: quarantine.clone() };

@@ -14,9 +14,9 @@ use super::lane::Lane;
 use super::work::{Manner, Work, held, keys_only, sides, upserted};
 use crate::changes::ChangeBatch;
 use crate::embed::Worker;
-use crate::embed::points::{Pieces, pieces, with_vectors};
+use crate::embed::points::{Pieces, cut, with_vectors};
 use crate::mapping::diff::{Indexed, columns, diff, encode};
-use crate::mapping::target::{MODEL, Shape, TEXT_HASH, Target, VECTOR};
+use crate::mapping::target::{MODEL, TEXT_HASH, Target, VECTOR};
 use crate::report::Counts;
 use crate::sinks::Write;
 
@@ -40,10 +40,10 @@ pub(super) async fn work(
     let came = take_record_batch(sides.after.rows(), &upserted(&difference))?;
     let came = concat_batches(&came.schema(), [&came, sides.replacing.rows()])?;
 
-    let was = cut(target, embedder, &went).await?;
+    let was = cut(embedder, target, &went).await?;
     let held = held(lane.sink.as_ref(), target, &sides.replaced, embedder.dimensions()).await?;
     let known = vectors_of(&held, embedder.identity())?;
-    let is = cut(target, embedder, &came).await?;
+    let is = cut(embedder, target, &came).await?;
     let before = concat_batches(&held.schema(), [&lane.sink.image(target, &was.rows)?, &held])?;
     let before = Indexed::distinct(&before, &target.stored_key(), &[VECTOR])?;
     let after = Indexed::distinct(&lane.sink.image(target, &is.rows)?, &target.stored_key(), &[VECTOR])?;
@@ -71,20 +71,6 @@ pub(super) async fn work(
     counts.quarantined = sides.bad_rows;
     let write = Write { target: target.clone(), version, upserts, deletes };
     Ok(Work { write, counts, faults: sides.faults, mended: sides.mended })
-}
-
-/// Rows cut into chunks, without vectors.
-pub(super) async fn cut(target: &Target, embedder: &Worker, rows: &RecordBatch) -> Result<Pieces, LaneError> {
-    let Shape::Points { text } = &target.shape else {
-        return Err(LaneError::Ended(format!("{} holds no points", target.name)));
-    };
-    let texts = columns(rows, std::slice::from_ref(text))?;
-    let texts: Vec<String> =
-        texts[0].as_string::<i32>().iter().flatten().map(str::to_owned).collect();
-    let cuts = embedder.chunk(texts.clone()).await?;
-    let cuts: HashMap<String, _> = texts.into_iter().zip(cuts).collect();
-    let cut = |text: &str| Ok(cuts.get(text).cloned().unwrap_or_default());
-    Ok(pieces(target, rows, cut, embedder.identity(), embedder.dimensions())?)
 }
 
 /// Positions in `after` of chunks that need a vector: new ones, and those with another text or model.

@@ -5,7 +5,7 @@ use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
 use arrow::array::{Array, ArrayRef, BooleanArray, RecordBatch, StringArray, UInt32Array};
-use arrow::compute::{concat, concat_batches, filter_record_batch, take, take_record_batch};
+use arrow::compute::{concat_batches, filter_record_batch, take_record_batch};
 use arrow::datatypes::{Field, Schema};
 
 use super::LaneError;
@@ -89,7 +89,7 @@ pub(super) async fn work(lane: &Lane, batch: &ChangeBatch, manner: &Manner<'_>, 
     let target = lane.target();
     let sides = sides(&lane.projection, batch, manner).await?;
     let difference = diff(&sides.before, &sides.after);
-    let held = held(lane.sink.as_ref(), target, &sides.replaced).await?;
+    let held = held(lane.sink.as_ref(), target, &sides.replaced, 0).await?;
     let held = Indexed::distinct(&held, &target.key, &[])?;
     let image = lane.sink.image(target, sides.replacing.rows())?;
     let replacing = Indexed::distinct(&image, &target.key, &[])?;
@@ -138,7 +138,12 @@ pub(super) fn keys_only(target: &Target, rows: &RecordBatch) -> Result<RecordBat
 }
 
 /// What the sink holds of these records.
-pub(super) async fn held(sink: &dyn Sink, target: &Target, keys: &RecordBatch) -> Result<RecordBatch, LaneError> {
+pub(super) async fn held(
+    sink: &dyn Sink,
+    target: &Target,
+    keys: &RecordBatch,
+    dimensions: usize,
+) -> Result<RecordBatch, LaneError> {
     let mut pages = Vec::new();
     // Bounds what one answer holds.
     const KEYS_AT_ONCE: usize = 4096;
@@ -151,7 +156,7 @@ pub(super) async fn held(sink: &dyn Sink, target: &Target, keys: &RecordBatch) -
     if let Some(first) = pages.first() {
         return Ok(concat_batches(&first.schema(), &pages)?);
     }
-    Ok(sink.image(target, &RecordBatch::new_empty(target.stored_schema(sink.dimensions())))?)
+    Ok(RecordBatch::new_empty(target.stored_schema(dimensions)))
 }
 
 /// Projects a batch and sorts its rows.
@@ -331,10 +336,4 @@ fn keep(batch: &RecordBatch, wanted: &[bool]) -> Result<RecordBatch, LaneError> 
         return Ok(batch.clone());
     }
     Ok(filter_record_batch(batch, &BooleanArray::from(wanted.to_vec()))?)
-}
-
-/// Rows of several arrays as one, taken by index.
-pub(super) fn taken(parts: &[ArrayRef], indices: &UInt32Array) -> Result<ArrayRef, LaneError> {
-    let all: Vec<&dyn Array> = parts.iter().map(AsRef::as_ref).collect();
-    Ok(take(&concat(&all)?, indices, None)?)
 }
