@@ -17,7 +17,7 @@ use std::sync::{Arc, Mutex};
 use async_trait::async_trait;
 use qdrant_edge::{
     AnyVariants, Condition, CreateIndex, Distance, EdgeConfig, EdgeOptimizersConfig, EdgeShard, EdgeVectorParams, FieldCondition,
-    FieldIndexOperations, Filter, IsEmptyCondition, JsonPath, Match, NamedQuery, OperationError, OperationResult, PayloadField,
+    FieldIndexOperations, Filter, JsonPath, Match, NamedQuery, OperationError, OperationResult,
     PayloadFieldSchema, PayloadOps, PayloadSchemaType, PointId, PointInsertOperations, PointOperations, PointStructPersisted, QueryEnum,
     Range, Record, ScrollRequest, SearchRequest, SetPayloadOp, UpdateOperation, ValueVariants, VectorInternal, VectorStructInternal,
     VectorStructPersisted, WalOptions, WithPayloadInterface, WithVector,
@@ -237,7 +237,8 @@ impl Edge {
             return Err(damaged(&place, "it has no segments"));
         }
         remove_closed_log_files(&place);
-        let loaded = catch_unwind(|| EdgeShard::load(&place, Some(config(self.directory.options().dimensions))));
+        let config = config(self.directory.options().dimensions);
+        let loaded = catch_unwind(AssertUnwindSafe(|| EdgeShard::load(&place, Some(config))));
         let engine = match loaded {
             Ok(Ok(engine)) => engine,
             Ok(Err(error)) => return Err(damaged(&place, &error.to_string()).because(error)),
@@ -546,7 +547,8 @@ fn serves(directory: &Directory, collection: &str) -> Result<(), SinkError> {
 /// No answers may mean that a condition names a column that no point has.
 fn known_columns(engine: &EdgeShard, collection: &str, conditions: &[(String, String)]) -> Result<(), SinkError> {
     for (name, _) in conditions {
-        let empty = Condition::IsEmpty(IsEmptyCondition { is_empty: PayloadField { key: entry(name) } });
+        let any = FieldCondition::new_match(entry(name), Match::from(true));
+        let empty = Condition::Field(FieldCondition { r#match: None, is_empty: Some(true), ..any });
         let filter = Filter { must_not: Some(vec![empty]), ..Filter::new() };
         let having = |filter| engine.scroll(scroll(None, 1, filter, Part::Payload)).map_err(|e| refused("list", collection, e));
         let (found, _) = having(filter)?;

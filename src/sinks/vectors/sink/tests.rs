@@ -217,7 +217,7 @@ async fn rows_are_found_by_any_columns() {
     assert_eq!(ids(sink.held(&target, &chunk_keys(&[(1, 1), (1, 1), (2, 0), (2, 1)])).await.unwrap()), [1, 2]);
     assert_eq!(ids(sink.held(&target, &texts(TEXT_HASH, &[&hash_of("same"), "none"])).await.unwrap()), [1, 2]);
     assert_eq!(ids(sink.held(&target, &texts("title", &["two"])).await.unwrap()), [2, 3]);
-    assert_eq!(ids(sink.held(&target, &ids_batch(&[])).await.unwrap()), []);
+    assert_eq!(ids(sink.held(&target, &ids_batch(&[])).await.unwrap()), Vec::<i64>::new());
     assert!(sink.held(&target, &texts("nothing", &["two"])).await.is_ok_and(|held| held.num_rows() == 0));
 }
 
