@@ -1,1 +1,26 @@
 //! The vector index: points, payloads and chunks.
+//!
+//! `edge:./path` is the engine in this process (Qdrant Edge). What a point is, and how a row becomes one, is the same whatever the
+//! engine: [`encode`] and [`payload`] are pure, [`sink`] keeps the contract of [`crate::sinks::Sink`] on top of [`store::Store`], and
+//! `client` is one such store and the only user of the engine's crate.
+//!
+//! **A point** is one chunk of one row's text. Its id is the UUIDv5 of (collection, table, key, chunk). Its payload holds `_table`, the
+//! row's columns under their names, `_chunk`, `_chunks`, `_start`, `_end`, `_text_hash`, `_model`, `_version`, and two entries for the
+//! sink's own use: `_record`, a hash of table and Silver key by which all chunks of a record are found, and `_probe`, by which a vector
+//! is known to be the one that the payload was written with.
+//!
+//! **Generations.** A collection is a directory `<name>__<fingerprint of the model>`; the file `<name>.alias` says which generation
+//! answers questions. A sink writes to the generation of its own model and moves the alias when every lane of the collection has
+//! arrived in it. Nothing is ever deleted: an old generation stays until a person removes it.
+
+mod client;
+mod config;
+mod directory;
+mod encode;
+mod payload;
+mod sink;
+mod store;
+mod text;
+
+pub use config::VectorsOptions;
+pub use sink::{VectorsSink, open};

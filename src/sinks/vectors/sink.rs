@@ -1,0 +1,303 @@
+//! The contract of [`Sink`] for vectors, on any [`Store`].
+//!
+//! A write reads what is stored of its points before it changes any: a point with a higher `_version` is left alone, and one whose
+//! payload alone is replaced must be there with the vector of the same text. There is one writer, so nothing changes between the two.
+
+use std::collections::{HashMap, HashSet};
+use std::sync::Arc;
+
+use arrow::array::RecordBatch;
+use async_trait::async_trait;
+use serde_json::{Map, Value};
+use uuid::Uuid;
+
+use super::client::EdgeStore;
+use super::config::{SINK, VectorsOptions};
+use super::encode::{self, PROBE, RECORD, SCORE, TABLE, VERSION};
+use super::store::{Part, Point, Store};
+use crate::mapping::target::{CHUNK, CHUNK_END, CHUNK_START, CHUNKS, Dimension, MODEL, TEXT_HASH, Target};
+use crate::sinks::{Checkpoint, Page, Query, Refused, Sink, SinkError, SinkKind, Write};
+
+/// Points read at once where all of a table are gone through.
+const SCROLL_PAGE: usize = 4_096;
+
+/// Opens the vectors of the embedded engine at `options.path`, which is made if it is not there.
+///
+/// # Errors
+/// [`crate::sinks::Class::Stop`] when another process has the directory open, a newer release wrote it, or it holds something else;
+/// [`crate::sinks::Class::Permanent`] when it cannot be read or written.
+pub async fn open(options: VectorsOptions) -> Result<VectorsSink, SinkError> {
+    if options.dimensions == 0 {
+        return Err(SinkError::permanent(SINK, format!("model {} has vectors of no length", options.model)));
+    }
+    let dimensions = options.dimensions;
+    Ok(VectorsSink { store: Arc::new(EdgeStore::open(options).await?), dimensions })
+}
+
+/// A vector index that keeps the contract of [`Sink`].
+#[derive(Debug)]
+pub struct VectorsSink {
+    store: Arc<dyn Store>,
+    dimensions: usize,
+}
+
+/// Points of one write, sorted by what has to be known of the stored ones.
+struct Sorted {
+    points: Vec<(usize, Point)>,
+    deletes: Vec<Uuid>,
+    /// `_version` of what is stored.
+    versions: HashMap<Uuid, u64>,
+    /// What is stored of points whose payload alone is replaced.
+    kept: HashMap<Uuid, Point>,
+}
+
+fn invalid(why: String) -> SinkError {
+    SinkError::permanent(SINK, why)
+}
+
+fn version_of(point: &Point) -> u64 {
+    point.payload.get(VERSION).and_then(Value::as_u64).unwrap_or(0)
+}
+
+impl VectorsSink {
+    async fn write_one(&self, index: usize, write: &Write) -> Result<Vec<Refused>, SinkError> {
+        let target = &write.target;
+        let rows = write.upserts.num_rows();
+        if rows + write.deletes.num_rows() == 0 {
+            return Ok(Vec::new());
+        }
+        if !self.store.is_prepared(&target.name).await? {
+            return Err(invalid(format!("collection {} was not prepared: prepare it before writing to it", target.name)));
+        }
+        let mut refused = Vec::new();
+        let mut refuse = |row, message| refused.push(Refused { write: index, row, message });
+        let mut points = Vec::new();
+        if rows > 0 {
+            let encoded = encode::points(target, self.dimensions, write.version, &write.upserts).map_err(invalid)?;
+            encoded.refused.into_iter().for_each(|(row, message)| refuse(row, message));
+            points = encoded.points;
+        }
+        let deletes = if write.deletes.num_rows() > 0 { encode::ids(target, &write.deletes).map_err(invalid)? } else { Vec::new() };
+        let sorted = self.look_up(target, points, deletes).await?;
+        let loses = |id: &Uuid| sorted.versions.get(id).is_some_and(|stored| *stored > write.version);
+
+        let mut upserts = Vec::new();
+        let mut payloads = Vec::new();
+        for (row, mut point) in sorted.points {
+            if loses(&point.id) {
+                continue;
+            }
+            if point.vector.is_some() {
+                upserts.push(point);
+                continue;
+            }
+            match self.kept_probe(&point, sorted.kept.get(&point.id)) {
+                Ok(probe) => {
+                    point.payload.insert(PROBE.to_owned(), probe);
+                    payloads.push((point.id, point.payload));
+                }
+                Err(message) => refuse(row, message),
+            }
+        }
+        let deletes: Vec<Uuid> = sorted.deletes.into_iter().filter(|id| sorted.versions.contains_key(id) && !loses(id)).collect();
+        if !deletes.is_empty() {
+            self.store.delete(&target.name, deletes).await?;
+        }
+        if !upserts.is_empty() {
+            self.store.upsert(&target.name, upserts).await?;
+        }
+        if !payloads.is_empty() {
+            self.store.replace_payloads(&target.name, payloads).await?;
+        }
+        Ok(refused)
+    }
+
+    async fn look_up(&self, target: &Target, points: Vec<(usize, Point)>, deletes: Vec<Uuid>) -> Result<Sorted, SinkError> {
+        let (whole, payload_only): (Vec<_>, Vec<_>) = points.iter().map(|(_, point)| point).partition(|point| point.vector.is_some());
+        let ids = whole.iter().map(|point| point.id).chain(deletes.iter().copied()).collect();
+        let stored = self.store.read(&target.name, ids, Part::Version).await?;
+        let mut versions: HashMap<Uuid, u64> = stored.iter().map(|point| (point.id, version_of(point))).collect();
+        let mut kept = HashMap::new();
+        if !payload_only.is_empty() {
+            let ids = payload_only.iter().map(|point| point.id).collect();
+            for point in self.store.read(&target.name, ids, Part::All).await? {
+                versions.insert(point.id, version_of(&point));
+                kept.insert(point.id, point);
+            }
+        }
+        Ok(Sorted { points, deletes, versions, kept })
+    }
+
+    /// The probe of the vector that is kept when a payload is replaced, or why no vector can be kept.
+    fn kept_probe(&self, point: &Point, stored: Option<&Point>) -> Result<Value, String> {
+        let Some(stored) = stored else {
+            return Err("the row has no vector, and there is no point of which it could keep one".to_owned());
+        };
+        for name in [TEXT_HASH, MODEL] {
+            let (old, new) = (stored.payload.get(name), point.payload.get(name));
+            if old != new {
+                let text = |value: Option<&Value>| value.and_then(Value::as_str).unwrap_or("none").to_owned();
+                return Err(format!("the row has no vector, and the point's is of another text: {name} is {}, not {}", text(old), text(new)));
+            }
+        }
+        let probe = stored.payload.get(PROBE).filter(|_| encode::is_whole(stored, self.dimensions));
+        probe.cloned().ok_or_else(|| "the row has no vector, and the point's was damaged when the process was killed".to_owned())
+    }
+
+    /// All points of the target for which some columns have the values of a row of `keys`.
+    async fn held_by_scan(&self, target: &Target, keys: &RecordBatch, names: &[String]) -> Result<Vec<Point>, SinkError> {
+        let wanted: HashSet<String> = encode::tuples(target, keys, names).map_err(invalid)?.iter().map(Value::to_string).collect();
+        let mut held = Vec::new();
+        let mut from = None;
+        loop {
+            let (points, next) = self.store.scroll(&target.name, &target.table, from, SCROLL_PAGE, Part::All).await?;
+            held.extend(points.into_iter().filter(|point| wanted.contains(&encode::tuple(point, names).to_string())));
+            match next {
+                Some(next) => from = Some(next),
+                None => return Ok(held),
+            }
+        }
+    }
+
+    async fn nearest(
+        &self,
+        collection: &str,
+        vector: &[f32],
+        conditions: &[(String, String)],
+        top: usize,
+    ) -> Result<Vec<Map<String, Value>>, SinkError> {
+        if vector.len() != self.dimensions || vector.iter().any(|x| !x.is_finite()) {
+            let message = format!("the question's vector must have {} finite components, it has {}", self.dimensions, vector.len());
+            return Err(invalid(message));
+        }
+        let vector = encode::unit(vector.to_vec());
+        // Several chunks of one record may be near: ask for more until there are enough records, or no more points.
+        let mut limit = top.saturating_mul(2).saturating_add(8);
+        loop {
+            let hits = self.store.nearest(collection, vector.clone(), conditions.to_vec(), limit).await?;
+            let are_all = hits.len() < limit;
+            let mut seen = HashSet::new();
+            let best: Vec<_> = hits.into_iter().filter(|(_, point)| seen.insert(point.payload.get(RECORD).cloned())).take(top).collect();
+            if best.len() == top || are_all {
+                return Ok(best.into_iter().map(|(score, point)| answer(score, point)).collect());
+            }
+            limit = limit.saturating_mul(4);
+        }
+    }
+}
+
+/// A hit as people and applications see it: the score, the table, the row's columns.
+fn answer(score: f32, point: Point) -> Map<String, Value> {
+    let mut object = Map::new();
+    object.insert(SCORE.to_owned(), Value::from(score));
+    let own = [RECORD, VERSION, PROBE, CHUNK, CHUNKS, CHUNK_START, CHUNK_END, TEXT_HASH, MODEL];
+    let shown = point.payload.into_iter().filter(|(name, _)| !own.contains(&name.as_str()));
+    let (table, columns): (Vec<_>, Vec<_>) = shown.partition(|(name, _)| name == TABLE);
+    object.extend(table);
+    object.extend(columns);
+    object
+}
+
+#[async_trait]
+impl Sink for VectorsSink {
+    fn kind(&self) -> SinkKind {
+        SinkKind::Vectors
+    }
+
+    fn check(&self, target: &Target) -> Result<(), SinkError> {
+        encode::check(target).map_err(|why| SinkError::stop(SINK, why))
+    }
+
+    /// The rows as they are: every value of a payload is read as it was written. Vectors are answered at length one, so compare without them.
+    fn image(&self, target: &Target, rows: &RecordBatch) -> Result<RecordBatch, SinkError> {
+        let expected = target.stored_schema(self.dimensions);
+        for field in expected.fields() {
+            let found = rows.schema_ref().field_with_name(field.name()).ok().map(|found| found.data_type());
+            if found != Some(field.data_type()) {
+                let found = found.map_or_else(|| "missing".to_owned(), ToString::to_string);
+                let message = format!("collection {}: column {} must be {}, it is {found}", target.name, field.name(), field.data_type());
+                return Err(invalid(message));
+            }
+        }
+        Ok(rows.clone())
+    }
+
+    async fn prepare(&self, targets: &[Arc<Target>], dimensions: &[Dimension]) -> Result<(), SinkError> {
+        if let Some(dimension) = dimensions.first() {
+            return Err(SinkError::stop(SINK, format!("a vector index has no dimension views, so none named {}", dimension.name)));
+        }
+        for target in targets {
+            self.check(target)?;
+            self.store.prepare(&target.name).await?;
+        }
+        Ok(())
+    }
+
+    async fn checkpoints(&self) -> Result<Vec<Checkpoint>, SinkError> {
+        self.store.checkpoints().await
+    }
+
+    async fn write(&self, writes: &[Write]) -> Result<Vec<Refused>, SinkError> {
+        let mut refused = Vec::new();
+        for (index, write) in writes.iter().enumerate() {
+            refused.extend(self.write_one(index, write).await?);
+        }
+        Ok(refused)
+    }
+
+    async fn flush(&self, checkpoints: &[Checkpoint]) -> Result<(), SinkError> {
+        self.store.flush(checkpoints.to_vec()).await
+    }
+
+    async fn held(&self, target: &Target, keys: &RecordBatch) -> Result<RecordBatch, SinkError> {
+        let names: Vec<String> = keys.schema_ref().fields().iter().map(|field| field.name().clone()).collect();
+        let is = |columns: &[String]| names.len() == columns.len() && columns.iter().all(|column| names.contains(column));
+        let points = if keys.num_rows() == 0 || names.is_empty() {
+            Vec::new()
+        } else if is(&target.record_key) {
+            let records = distinct(encode::records(target, keys).map_err(invalid)?);
+            self.store.find(&target.name, &target.table, RECORD, records).await?
+        } else if is(&[TEXT_HASH.to_owned()]) {
+            let tuples = encode::tuples(target, keys, &names).map_err(invalid)?;
+            let hashes = tuples.iter().filter_map(|tuple| tuple.get(0)?.as_str().map(str::to_owned)).collect();
+            self.store.find(&target.name, &target.table, TEXT_HASH, distinct(hashes)).await?
+        } else if is(&target.stored_key()) {
+            let mut ids = encode::ids(target, keys).map_err(invalid)?;
+            ids.sort_unstable();
+            ids.dedup();
+            self.store.read(&target.name, ids, Part::All).await?
+        } else {
+            self.held_by_scan(target, keys, &names).await?
+        };
+        encode::rows(target, self.dimensions, &points).map_err(invalid)
+    }
+
+    async fn list(&self, target: &Target, after: Option<&str>, limit: usize) -> Result<Page, SinkError> {
+        let from = after.map(Uuid::parse_str).transpose();
+        let from = from.map_err(|e| invalid(format!("'{}' is no place in a list of points", after.unwrap_or_default())).because(e))?;
+        let (points, next) = self.store.scroll(&target.name, &target.table, from, limit.max(1), Part::Payload).await?;
+        let keys = encode::record_keys(target, &points).map_err(invalid)?;
+        Ok(Page { keys, next: next.map(|id| id.to_string()) })
+    }
+
+    async fn query(&self, query: &Query) -> Result<Vec<Map<String, Value>>, SinkError> {
+        match query {
+            Query::Text(_) => Err(invalid("a vector index takes no statements: ask for what is near to a text (search)".to_owned())),
+            Query::Nearest { top: 0, .. } => Ok(Vec::new()),
+            Query::Nearest { collection, vector, conditions, top } => self.nearest(collection, vector, conditions, *top).await,
+        }
+    }
+
+    async fn close(&self) -> Result<(), SinkError> {
+        self.store.close().await
+    }
+}
+
+fn distinct(mut values: Vec<String>) -> Vec<String> {
+    values.sort_unstable();
+    values.dedup();
+    values
+}
+
+#[cfg(test)]
+mod tests;
