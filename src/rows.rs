@@ -135,19 +135,6 @@ fn strict_cast(array: &ArrayRef, to: &DataType) -> Result<ArrayRef, ArrowError> 
     cast_with_options(array, to, &CastOptions { safe: false, ..CastOptions::default() })
 }
 
-/// Each row as a JSON object, nulls written out.
-///
-/// # Errors
-/// When a type cannot be written as JSON.
-pub fn json_lines(batch: &RecordBatch) -> Result<Vec<String>, ArrowError> {
-    let builder = arrow::json::WriterBuilder::new().with_explicit_nulls(true);
-    let mut writer = builder.build::<_, arrow::json::writer::LineDelimited>(Vec::new());
-    writer.write(batch)?;
-    writer.finish()?;
-    let text = String::from_utf8(writer.into_inner()).map_err(|e| ArrowError::JsonError(e.to_string()))?;
-    Ok(text.lines().map(str::to_owned).collect())
-}
-
 /// Makes bytes of rows: two rows have equal bytes if and only if they have equal values.
 #[derive(Debug)]
 pub struct Encoder {
@@ -187,6 +174,12 @@ fn is_ambiguous(data_type: &DataType) -> bool {
         DataType::Struct(fields) => fields.iter().any(|field| is_ambiguous(field.data_type())),
         _ => false,
     }
+}
+
+/// The same rows with one form for values that are equal.
+pub(crate) fn unambiguous_batch(batch: &RecordBatch) -> Result<RecordBatch, ArrowError> {
+    let columns = batch.columns().iter().map(unambiguous).collect::<Result<Vec<_>, _>>()?;
+    RecordBatch::try_new_with_options(batch.schema(), columns, &RecordBatchOptions::new().with_row_count(Some(batch.num_rows())))
 }
 
 /// The same values with one NaN, one zero and the entries of maps in the order of their keys.

@@ -19,7 +19,6 @@ use super::target::Target;
 use crate::rows;
 
 /// A compiled query and the target it fills.
-#[derive(Debug)]
 pub struct Projection {
     target: Arc<Target>,
     place: Place,
@@ -29,6 +28,12 @@ pub struct Projection {
     context: SessionContext,
     slot: Arc<Slot>,
     running: tokio::sync::Mutex<()>,
+}
+
+impl std::fmt::Debug for Projection {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Projection").field("target", &self.target).finish_non_exhaustive()
+    }
 }
 
 /// A record that the projection cannot take.

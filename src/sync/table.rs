@@ -2,21 +2,19 @@
 
 use std::sync::Arc;
 
-use arrow::array::RecordBatch;
-use arrow::compute::concat_batches;
-use datafusion::physical_plan::stream::RecordBatchStreamAdapter;
 use futures::StreamExt;
+use futures::stream::BoxStream;
 use tokio::sync::{Mutex, mpsc};
 use tokio::task::JoinSet;
 
 use super::lane::{Lane, Step, describe, now};
 use super::work::key_texts;
-use super::worker::{Message, Worker};
+use super::worker::{Message, PAGE_ROWS, Worker};
 use super::{LaneError, Options, Setup};
-use crate::changes::{ChangeBatch, RecordCounts, Strategy, Table};
+use crate::changes::{ChangeBatch, KeysError, RecordCounts, Strategy, Table};
 use crate::mapping::Projection;
 use crate::report::{TableReport, TargetReport};
-use crate::sinks::SinkKind;
+use crate::sinks::{Sink, SinkKind};
 use crate::sinks::quarantine::{Entry, Quarantine};
 
 /// Batches that wait for one sink: enough that reading goes on while it writes, few enough to bound memory.
@@ -292,32 +290,30 @@ impl Run<'_> {
     }
 }
 
-/// Of some rows' record keys, those that are not in the snapshot, as a batch of records to be deleted.
-pub(super) async fn absent(
+/// The records of which a sink holds rows and that are not in the snapshot, as batches of records to be deleted.
+pub(super) fn absent(
     table: &Table,
     version: i64,
-    projection: &Projection,
-    keys: &RecordBatch,
-) -> Result<ChangeBatch, LaneError> {
-    let silver = projection.silver_key_batch(keys, &table.key_schema())?;
-    let schema = silver.schema();
-    let stream = futures::stream::iter(vec![Ok(silver)]);
-    let stream = Box::pin(RecordBatchStreamAdapter::new(schema.clone(), stream));
-    let mut gone: Vec<RecordBatch> = Vec::new();
-    let mut answers = table.absent(version, stream).await?;
-    while let Some(batch) = answers.next().await {
-        gone.push(batch?);
-    }
-    let gone_schema = gone.first().map_or(schema, RecordBatch::schema);
-    let replaced = concat_batches(&gone_schema, &gone)?;
-    let empty = RecordBatch::new_empty(table.read_schema());
-    Ok(ChangeBatch {
-        before: empty.clone(),
-        after: empty,
-        replaced,
-        bad: Vec::new(),
-        mended: Vec::new(),
-        counts: RecordCounts::default(),
-        files_done: 0,
+    projection: &Arc<Projection>,
+    sink: &Arc<dyn Sink>,
+) -> BoxStream<'static, Result<ChangeBatch, LaneError>> {
+    let (projection, sink, schema) = (projection.clone(), sink.clone(), table.key_schema());
+    // The first page is asked for without a cursor; the last has none.
+    let pages = futures::stream::try_unfold(Some(None::<String>), move |cursor| {
+        let (projection, sink, schema) = (projection.clone(), sink.clone(), schema.clone());
+        async move {
+            let Some(after) = cursor else { return Ok::<_, KeysError>(None) };
+            let page = sink.list(projection.target(), after.as_deref(), PAGE_ROWS).await?;
+            let keys = projection.silver_key_batch(&page.keys, &schema)?;
+            Ok(Some((keys, page.next.map(Some))))
+        }
+    });
+    let table = table.clone();
+    let gone = table.absent(version, pages.boxed());
+    gone.map(move |keys| {
+        let mut batch = ChangeBatch::nothing(&table);
+        batch.replaced = keys?;
+        Ok(batch)
     })
+    .boxed()
 }

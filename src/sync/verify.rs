@@ -11,15 +11,13 @@ use futures::StreamExt;
 use super::lane::describe;
 use super::open::{OpenError, Setup};
 use super::work::{Manner, held, keys_only, sides};
-use super::worker::PAGE_ROWS;
 use super::{LaneError, table};
-use crate::changes::{ChangeBatch, Table};
+use crate::changes::{ChangeBatch, Table, json_objects};
 use crate::embed::points::cut;
 use crate::mapping::Projection;
 use crate::mapping::diff::{Indexed, diff};
 use crate::mapping::target::{Shape, VECTOR};
 use crate::report::{VerifiedTarget, VerifyReport};
-use crate::rows;
 use crate::sinks::quarantine::Quarantine;
 use crate::sinks::{LaneId, Sink};
 
@@ -97,7 +95,7 @@ fn blank(lane: &LaneId, version: Option<i64>) -> VerifiedTarget {
 
 impl Subject<'_> {
     async fn compare(&mut self, version: i64) -> Result<(), LaneError> {
-        let mut stream = self.table.at(version).await?;
+        let mut stream = self.table.at(version);
         while let Some(batch) = stream.next().await {
             self.batch(&batch?).await?;
         }
@@ -146,22 +144,15 @@ impl Subject<'_> {
     /// Rows of records that Silver does not have.
     async fn leftovers(&mut self, version: i64) -> Result<(), LaneError> {
         let target = self.projection.target().clone();
-        let mut after: Option<String> = None;
-        loop {
-            let page = self.sink.list(&target, after.as_deref(), PAGE_ROWS).await?;
-            let gone = table::absent(self.table, version, self.projection, &page.keys).await?;
-            if gone.replaced.num_rows() > 0 {
-                let gone = self.without_quarantined(&gone)?;
-                let keys = self.projection.record_keys(&gone.replaced)?;
-                let held = held(self.sink.as_ref(), &target, &keys, self.setup.dimensions()).await?;
-                let none = RecordBatch::new_empty(target.schema.clone());
-                self.rows(&none, &held).await?;
-            }
-            match page.next {
-                Some(next) => after = Some(next),
-                None => return Ok(()),
-            }
+        let mut gone = table::absent(self.table, version, self.projection, self.sink);
+        while let Some(batch) = gone.next().await {
+            let batch = self.without_quarantined(&batch?)?;
+            let keys = self.projection.record_keys(&batch.replaced)?;
+            let held = held(self.sink.as_ref(), &target, &keys, self.setup.dimensions()).await?;
+            let none = RecordBatch::new_empty(target.schema.clone());
+            self.rows(&none, &held).await?;
         }
+        Ok(())
     }
 
     fn without_quarantined(&mut self, batch: &ChangeBatch) -> Result<ChangeBatch, LaneError> {
@@ -191,7 +182,7 @@ impl Subject<'_> {
         let row = take_record_batch(rows.rows(), &UInt32Array::from(vec![place]))?;
         let row = if key_only { keys_only(self.projection.target(), &row)? } else { without_vector(&row)? };
         let row = concat_batches(&row.schema(), [&row])?;
-        Ok(rows::json_lines(&row)?.pop().unwrap_or_default())
+        Ok(json_objects(&row, true)?.pop().unwrap_or_default())
     }
 
     fn example(&mut self, text: String) {

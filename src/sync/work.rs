@@ -10,7 +10,7 @@ use arrow::datatypes::{Field, Schema};
 
 use super::LaneError;
 use super::lane::Lane;
-use crate::changes::ChangeBatch;
+use crate::changes::{ChangeBatch, json_objects};
 use crate::mapping::diff::{Difference, Indexed, columns, diff, encode};
 use crate::mapping::target::{Shape, Target};
 use crate::mapping::{Projection, RowFault};
@@ -294,7 +294,7 @@ fn faults_of(
         .collect();
     let batch = take_record_batch(records.batch, &UInt32Array::from(places.clone()))?;
     let keys = key_texts(projection, &projection.silver_keys(&batch)?)?;
-    let payloads = rows::json_lines(&batch)?;
+    let payloads = json_objects(&batch, false)?;
     let mut faults = Vec::new();
     for ((place, key), payload) in places.into_iter().zip(keys).zip(payloads) {
         if let Some((reason, message)) = bad.get(records.keys.row(place as usize).as_ref()) {
@@ -313,7 +313,7 @@ pub(super) fn key_texts(projection: &Projection, keys: &[ArrayRef]) -> Result<Ve
         .map(|(name, column)| Field::new(name, column.data_type().clone(), true))
         .collect();
     let batch = RecordBatch::try_new(Arc::new(Schema::new(fields)), keys.to_vec())?;
-    Ok(rows::json_lines(&batch)?)
+    Ok(json_objects(&batch, true)?)
 }
 
 /// The faults of rows that the sink refused: their records, as far as the batch has them.

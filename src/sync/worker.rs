@@ -8,6 +8,7 @@ use std::time::Duration;
 use arrow::array::RecordBatch;
 use arrow::array::UInt32Array;
 use arrow::compute::take_record_batch;
+use futures::StreamExt;
 use backon::{ExponentialBuilder, Retryable};
 use tokio::sync::{Mutex, mpsc};
 
@@ -234,25 +235,18 @@ impl Worker {
 
     /// Deletes what the sink holds of records that are not in the snapshot.
     async fn sweep(&mut self, index: usize) -> Result<(), LaneError> {
-        let mut after: Option<String> = None;
-        loop {
-            let lane = &self.lanes[index];
-            let page = self.sink.list(lane.target(), after.as_deref(), PAGE_ROWS).await?;
-            let gone = super::table::absent(&self.table, self.step.plan.to, &lane.projection, &page.keys).await?;
-            if gone.replaced.num_rows() > 0 {
-                if self.options.dry_run {
-                    let work = self.work(index, &gone).await?;
-                    self.lanes[index].report.add(&work.counts);
-                } else {
-                    let work = self.work(index, &gone).await?;
-                    self.deliver(&gone, vec![(index, work)]).await?;
-                }
-            }
-            match page.next {
-                Some(next) => after = Some(next),
-                None => return Ok(()),
+        let projection = &self.lanes[index].projection;
+        let mut gone = super::table::absent(&self.table, self.step.plan.to, projection, &self.sink);
+        while let Some(batch) = gone.next().await {
+            let batch = batch?;
+            let work = self.work(index, &batch).await?;
+            if self.options.dry_run {
+                self.lanes[index].report.add(&work.counts);
+            } else {
+                self.deliver(&batch, vec![(index, work)]).await?;
             }
         }
+        Ok(())
     }
 
     /// Flushes, and moves these checkpoints.
