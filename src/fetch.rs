@@ -333,6 +333,11 @@ fn offline_error(item: &Item, dir: &Path) -> FetchError {
     FetchError::Offline { item: format!("{} ({})", item.name, files.join(", ")), dir: dir.to_owned(), by_path: item.by_path }
 }
 
+/// Reports the bytes of one step.
+fn counting(report: Report<'_>, item: &Item, step: Step, total: u64) -> impl FnMut(u64) {
+    move |done| report(Progress { item: &item.name, step, done, total })
+}
+
 fn lock(cache: &Path, item: &Item, report: Report<'_>) -> Result<File, FetchError> {
     let path = cache.join("fetch.lock");
     let file = File::options().create(true).truncate(false).write(true).open(&path).map_err(io_error("open", &path))?;
@@ -347,18 +352,14 @@ fn lock(cache: &Path, item: &Item, report: Report<'_>) -> Result<File, FetchErro
 fn download(item: &Item, partial: &Path, programs: &Programs, report: Report<'_>) -> Result<PathBuf, FetchError> {
     let archive = &item.archive;
     let path = partial.join(&archive.file);
-    let mut counted = |step| {
-        let report = &mut *report;
-        move |done| report(Progress { item: &item.name, step, done, total: archive.bytes })
-    };
     if path.is_file() {
-        if hash_file(&path, &mut counted(Step::Verifying))? == archive.sha256 {
+        if hash_file(&path, &mut counting(report, item, Step::Verifying, archive.bytes))? == archive.sha256 {
             return Ok(path);
         }
         fs::remove_file(&path).map_err(io_error("remove", &path))?;
     }
-    client::download(item, partial, programs, &mut counted(Step::Downloading))?;
-    let found = hash_file(&path, &mut counted(Step::Verifying))?;
+    client::download(item, partial, programs, &mut counting(report, item, Step::Downloading, archive.bytes))?;
+    let found = hash_file(&path, &mut counting(report, item, Step::Verifying, archive.bytes))?;
     if found == archive.sha256 {
         return Ok(path);
     }
@@ -371,7 +372,7 @@ fn unpack(item: &Item, file: &PinnedFile, archive: &Path, dir: &Path, report: Re
     let path = dir.join(&file.name);
     let unfinished = dir.join(format!("{}.unfinished", file.name));
     let mut out = File::create(&unfinished).map_err(io_error("write", &unfinished))?;
-    let mut counted = |done| report(Progress { item: &item.name, step: Step::Unpacking, done, total: file.bytes });
+    let mut counted = counting(report, item, Step::Unpacking, file.bytes);
     let found = client::extract(item, archive, &file.member, &mut counted, |reader, counted| {
         copy_hashing(reader, &mut out, counted).map_err(io_error("write", &unfinished))
     })?;
@@ -390,8 +391,7 @@ fn verified(dir: &Path, file: &PinnedFile, item: &Item, report: Report<'_>) -> R
     if fs::metadata(&path).map_or(true, |meta| meta.len() != file.bytes) {
         return Ok(false);
     }
-    let mut counted = |done| report(Progress { item: &item.name, step: Step::Verifying, done, total: file.bytes });
-    if hash_file(&path, &mut counted)? != file.sha256 {
+    if hash_file(&path, &mut counting(report, item, Step::Verifying, file.bytes))? != file.sha256 {
         return Ok(false);
     }
     mark(&path, file).map(|()| true)
