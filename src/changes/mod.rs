@@ -71,6 +71,17 @@ pub enum BadReason {
     DuplicateKey,
 }
 
+impl BadReason {
+    /// The code in the quarantine table.
+    #[must_use]
+    pub fn code(self) -> &'static str {
+        match self {
+            Self::NullKey => "null_key",
+            Self::DuplicateKey => "duplicate_key",
+        }
+    }
+}
+
 /// A record that cannot be delivered.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct BadRecord {
