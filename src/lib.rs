@@ -19,6 +19,7 @@ pub mod config;
 pub mod embed;
 pub mod mapping;
 pub mod report;
+pub mod rows;
 pub mod sample;
 pub mod sinks;
 pub mod sync;
