@@ -176,6 +176,12 @@ fn is_ambiguous(data_type: &DataType) -> bool {
     }
 }
 
+/// The same rows with one form for values that are equal.
+pub(crate) fn unambiguous_batch(batch: &RecordBatch) -> Result<RecordBatch, ArrowError> {
+    let columns = batch.columns().iter().map(unambiguous).collect::<Result<Vec<_>, _>>()?;
+    RecordBatch::try_new_with_options(batch.schema(), columns, &RecordBatchOptions::new().with_row_count(Some(batch.num_rows())))
+}
+
 /// The same values with one NaN, one zero and the entries of maps in the order of their keys.
 fn unambiguous(array: &ArrayRef) -> Result<ArrayRef, ArrowError> {
     if !is_ambiguous(array.data_type()) {

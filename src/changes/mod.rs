@@ -3,7 +3,26 @@
 //! A *net change* is what a window of commits, or the difference of two snapshots, made of one record: the record before and the
 //! record after. Whatever way a change was seen, it comes out in this one form.
 
+mod duplicates;
+mod error;
+mod fold;
+mod json;
+mod keys;
+mod log;
+mod out;
+mod plan;
+mod scan;
+mod schema;
+mod snapshot;
+mod table;
+mod window;
+
 use arrow::array::RecordBatch;
+
+pub use error::ChangesError;
+pub use plan::{From, Plan, Strategy};
+pub use snapshot::KeysError;
+pub use table::{DEFAULT_BATCH_ROWS, OnGap, Table, TableOptions};
 
 /// Net changes of some records, in the Silver table's own columns.
 #[derive(Debug, Clone)]
@@ -23,6 +42,22 @@ pub struct ChangeBatch {
     pub counts: RecordCounts,
     /// Files of the pinned snapshot that are completely delivered with this batch; 0 for a window.
     pub files_done: u64,
+}
+
+impl ChangeBatch {
+    /// No change of this table.
+    fn nothing(table: &Table) -> Self {
+        let records = RecordBatch::new_empty(table.schema());
+        Self {
+            before: records.clone(),
+            after: records,
+            replaced: RecordBatch::new_empty(table.key_schema()),
+            bad: Vec::new(),
+            mended: Vec::new(),
+            counts: RecordCounts::default(),
+            files_done: 0,
+        }
+    }
 }
 
 /// Why a record cannot be delivered.
