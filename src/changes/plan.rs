@@ -35,6 +35,18 @@ pub enum Strategy {
     Snapshot,
 }
 
+impl Strategy {
+    /// The name in reports.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Feed => "feed",
+            Self::Diff => "diff",
+            Self::Snapshot => "snapshot",
+        }
+    }
+}
+
 /// What is to be read.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Plan {

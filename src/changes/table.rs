@@ -103,6 +103,18 @@ impl Table {
         Ok(Self { options: Arc::new(options), runtime, delta: Arc::new(delta), schema, id, version })
     }
 
+    /// The same table, of which only these columns are read: a record that changed only in others counts as unchanged.
+    ///
+    /// # Errors
+    /// When the table lacks one of them.
+    pub fn select(self, columns: Vec<String>) -> Result<Self, ChangesError> {
+        let mut options = self.options.as_ref().clone();
+        options.columns = Some(columns);
+        let state = self.delta.snapshot().map_err(|source| open_error(&options, source))?;
+        let schema = needed_schema(&options, self.version, &state.snapshot().arrow_schema())?;
+        Ok(Self { options: Arc::new(options), schema, ..self })
+    }
+
     /// The table's name.
     #[must_use]
     pub fn name(&self) -> &str {

@@ -121,7 +121,11 @@ impl Setup {
             sinks.push(Arc::new(graph::open(graph::GraphOptions::at(path.clone())).await?));
         }
         if let (Some(SinkUrl::Edge(path)), Some(embedder)) = (&config.vectors, &embedder) {
-            let options = vectors::VectorsOptions::new(path.clone(), embedder.identity(), embedder.dimensions());
+            let options = vectors::VectorsOptions {
+                path: path.clone(),
+                model: embedder.identity().to_owned(),
+                dimensions: embedder.dimensions(),
+            };
             sinks.push(Arc::new(vectors::open(options).await?));
         }
         let runtime = runtime(&config)?;
@@ -220,14 +224,13 @@ impl Setup {
         }
         let schemas = tables.iter().map(|(name, table)| (name.clone(), table.schema())).collect();
         let mapping = compile(&self.mapping, &self.config.mapping, &schemas).await?;
-        let tables = tables
-            .into_iter()
-            .filter_map(|(name, table)| {
-                let columns = mapping.tables.get(&name)?.columns.clone();
-                Some((name, Arc::new(table.select(columns))))
-            })
-            .collect();
-        Ok(Opened { tables, missing, failed, mapping })
+        let mut narrow = BTreeMap::new();
+        for (name, table) in tables {
+            if let Some(compiled) = mapping.tables.get(&name) {
+                narrow.insert(name, Arc::new(table.select(compiled.columns.clone())?));
+            }
+        }
+        Ok(Opened { tables: narrow, missing, failed, mapping })
     }
 
     /// Reads the mapping against the tables that can be reached and the engines' limits, and writes nothing. Answers what was not
