@@ -5,13 +5,14 @@
 mod catalogue;
 mod crawl;
 mod generate;
+mod invent;
 mod rows;
 mod schema;
 mod write;
 
 pub use catalogue::{Catalogue, Vocabulary};
 pub use crawl::{crawl, mend, write_lake};
-pub use generate::{Generated, GenerateOptions, generate, touch};
+pub use generate::{GenerateOptions, generate, touch};
 pub use rows::{
     Cast, Country, Creator, Crew, Language, Movie, MovieDetail, Named, Network, Person, PersonDetail, Season, Series,
     SeriesDetail,
@@ -117,6 +118,12 @@ pub enum SampleError {
         table: Table,
         /// Which record or part of it.
         what: String,
+    },
+    /// The thread that invents records was stopped.
+    #[error("table {table}: generating was interrupted; remove the directory and run it again")]
+    Interrupted {
+        /// Which table.
+        table: Table,
     },
     /// An option is out of its range.
     #[error("{name} is {value}, and must be {range}")]

@@ -65,6 +65,14 @@ impl std::fmt::Display for Table {
     }
 }
 
+/// The names of a struct column's fields; none if the column is no struct.
+pub(super) fn struct_fields(table: Table, column: &str) -> Vec<String> {
+    match table.schema().field_with_name(column).map(Field::data_type) {
+        Ok(DataType::Struct(fields)) => fields.iter().map(|field| field.name().clone()).collect(),
+        _ => Vec::new(),
+    }
+}
+
 fn field(name: &str, kind: DataType) -> Field {
     Field::new(name, kind, true)
 }

@@ -1,6 +1,6 @@
 //! Delta tables of sample rows: made in one commit, read back, and changed by merges that record what changed. Knows no catalogue.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::Arc;
 
