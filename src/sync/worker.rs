@@ -1,7 +1,7 @@
 //! One sink's part in reading a table: takes batches from a bounded queue, works them out for each of its lanes, writes, and moves
 //! the checkpoints when all is durable.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -19,7 +19,7 @@ use crate::changes::{ChangeBatch, Table};
 use crate::embed::Worker as Embedder;
 use crate::mapping::target::Shape;
 use crate::sinks::quarantine::{Entry, Quarantine};
-use crate::sinks::{Checkpoint, Class, Sink, SinkError, Write};
+use crate::sinks::{Checkpoint, Class, Refused, Sink, SinkError, Write};
 
 /// What a worker is told.
 #[derive(Debug, Clone)]
@@ -40,6 +40,12 @@ pub(super) struct Worker {
     pub(super) quarantine: Arc<Mutex<Quarantine>>,
     pub(super) options: Options,
     pub(super) text_bytes: u64,
+}
+
+/// A call to a sink that may be repeated.
+enum Call {
+    Write(Vec<Write>),
+    Flush(Vec<Checkpoint>),
 }
 
 /// A call that fails for a passing reason is tried again after 50 ms, then twice as long each time, with jitter.
@@ -132,7 +138,7 @@ impl Worker {
             .collect();
         self.checkpoint(begun).await?;
         let writes: Vec<Write> = works.iter().map(|(_, work)| work.write.clone()).collect();
-        let refused = self.with_retry(async || self.sink.write(&writes).await).await?;
+        let refused = self.with_retry(Call::Write(writes)).await?;
         let mut rows: HashMap<usize, Vec<(usize, String)>> = HashMap::new();
         for one in refused {
             rows.entry(one.write).or_default().push((one.row, one.message));
@@ -252,7 +258,7 @@ impl Worker {
     /// Flushes, and moves these checkpoints.
     async fn checkpoint(&mut self, moves: Vec<(usize, Checkpoint)>) -> Result<(), SinkError> {
         let checkpoints: Vec<Checkpoint> = moves.iter().map(|(_, checkpoint)| checkpoint.clone()).collect();
-        self.with_retry(async || self.sink.flush(&checkpoints).await).await?;
+        self.with_retry(Call::Flush(checkpoints)).await?;
         for (index, checkpoint) in moves {
             self.lanes[index].checkpoint = Some(checkpoint);
         }
@@ -264,11 +270,22 @@ impl Worker {
         saved.map_err(|error| SinkError::permanent("quarantine", describe(&error)))
     }
 
-    async fn with_retry<T>(&self, call: impl AsyncFn() -> Result<T, SinkError>) -> Result<T, SinkError> {
+    /// The one place where a call is tried again: a sink says what may be, this says when.
+    async fn with_retry(&self, call: Call) -> Result<Vec<Refused>, SinkError> {
         let policy = ExponentialBuilder::default().with_min_delay(FIRST_DELAY).with_max_times(ATTEMPTS).with_jitter();
-        (|| call())
+        let (sink, call, cancel) = (self.sink.clone(), Arc::new(call), self.options.cancel.clone());
+        let attempt = move || {
+            let (sink, call) = (sink.clone(), call.clone());
+            async move {
+                match call.as_ref() {
+                    Call::Write(writes) => sink.write(writes).await,
+                    Call::Flush(checkpoints) => sink.flush(checkpoints).await.map(|()| Vec::new()),
+                }
+            }
+        };
+        attempt
             .retry(policy)
-            .when(|error: &SinkError| error.class == Class::Transient && !self.options.cancel.is_cancelled())
+            .when(move |error: &SinkError| error.class == Class::Transient && !cancel.is_cancelled())
             .notify(|error, delay| tracing::warn!(error = describe(error), ?delay, "trying again"))
             .await
     }
@@ -287,9 +304,4 @@ fn entry(lane: &Lane, name: &str, commit_version: i64, fault: Fault) -> Entry {
         hash,
         quarantined_at: now(),
     }
-}
-
-/// Keys in quarantine for a lane: for tests of what is left out.
-pub(super) async fn quarantined(quarantine: &Mutex<Quarantine>, table: &str, lane: &str) -> HashSet<String> {
-    quarantine.lock().await.keys(table, lane)
 }

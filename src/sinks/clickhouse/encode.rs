@@ -200,7 +200,7 @@ fn refused(target: &Target, field: &Field, error: &Unsupported) -> SinkError {
 }
 
 /// Whether the target can be a table here: its shape, names and types.
-pub(super) fn check(target: &Target) -> Result<(), SinkError> {
+pub(crate) fn check(target: &Target) -> Result<(), SinkError> {
     let stop = |message: String| Err(SinkError::stop(NAME, format!("{}: {message}", target.name)));
     if target.shape != Shape::Table {
         return stop("only tables can be held here".to_owned());

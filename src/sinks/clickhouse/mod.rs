@@ -24,6 +24,7 @@ mod rows;
 mod sink;
 
 pub use config::ClickhouseOptions;
+pub(crate) use encode::check;
 pub use sink::{ClickhouseSink, open};
 
 /// The sink's name in errors.

@@ -25,4 +25,5 @@ mod sink;
 mod stubs;
 
 pub use config::GraphOptions;
+pub(crate) use cypher::check;
 pub use sink::{GraphSink, open};

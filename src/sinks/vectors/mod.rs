@@ -23,4 +23,5 @@ mod store;
 mod text;
 
 pub use config::VectorsOptions;
+pub(crate) use sink::check;
 pub use sink::{VectorsSink, open};

@@ -198,6 +198,11 @@ fn answer(score: f32, point: Point) -> Map<String, Value> {
     object
 }
 
+/// Whether the engine can hold the target.
+pub(crate) fn check(target: &Target) -> Result<(), SinkError> {
+    encode::check(target).map_err(|why| SinkError::stop(SINK, why))
+}
+
 #[async_trait]
 impl Sink for VectorsSink {
     fn kind(&self) -> SinkKind {
@@ -205,7 +210,7 @@ impl Sink for VectorsSink {
     }
 
     fn check(&self, target: &Target) -> Result<(), SinkError> {
-        encode::check(target).map_err(|why| SinkError::stop(SINK, why))
+        check(target)
     }
 
     /// The rows as they are: every value of a payload is read as it was written. Vectors are answered at length one, so compare without them.
