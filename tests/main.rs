@@ -1,0 +1,5 @@
+//! Everything that is tested from outside, in one binary: the model, crashes, the command line, bad input, mappings, and the rules that
+//! the source keeps.
+
+mod model;
+mod support;
