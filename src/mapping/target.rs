@@ -21,9 +21,7 @@ pub const MODEL: &str = "_model";
 pub const VECTOR: &str = "_vector";
 
 /// The engine a projection is for.
-#[derive(
-    Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, serde::Serialize, serde::Deserialize,
-)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, serde::Serialize, serde::Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum SinkKind {
     /// A column store that speaks ClickHouse's SQL.
@@ -118,16 +116,8 @@ impl Target {
     /// `dimensions`; for everything else [`Target::schema`].
     #[must_use]
     pub fn stored_schema(&self, dimensions: usize) -> SchemaRef {
-        let Shape::Points { text } = &self.shape else {
-            return self.schema.clone();
-        };
-        let mut fields: Vec<Arc<Field>> = self
-            .schema
-            .fields()
-            .iter()
-            .filter(|f| f.name() != text)
-            .cloned()
-            .collect();
+        let Shape::Points { text } = &self.shape else { return self.schema.clone() };
+        let mut fields: Vec<Arc<Field>> = self.schema.fields().iter().filter(|f| f.name() != text).cloned().collect();
         for name in [CHUNK, CHUNKS, CHUNK_START, CHUNK_END] {
             fields.push(Arc::new(Field::new(name, DataType::Int64, false)));
         }
@@ -136,11 +126,7 @@ impl Target {
         }
         let width = i32::try_from(dimensions).unwrap_or(i32::MAX);
         let item = Arc::new(Field::new("item", DataType::Float32, false));
-        fields.push(Arc::new(Field::new(
-            VECTOR,
-            DataType::FixedSizeList(item, width),
-            true,
-        )));
+        fields.push(Arc::new(Field::new(VECTOR, DataType::FixedSizeList(item, width), true)));
         Arc::new(Schema::new(fields))
     }
 

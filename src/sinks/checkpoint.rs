@@ -24,14 +24,7 @@ impl LaneId {
     /// The name under which a sink stores the lane's checkpoint, and by which reports call it.
     #[must_use]
     pub fn name(&self) -> String {
-        format!(
-            "{}/{}/{}/{}-of-{}",
-            self.table,
-            self.sink.name(),
-            self.target,
-            self.shard,
-            self.shards
-        )
+        format!("{}/{}/{}/{}-of-{}", self.table, self.sink.name(), self.target, self.shard, self.shards)
     }
 }
 

@@ -104,11 +104,7 @@ pub trait Sink: Send + Sync + fmt::Debug {
     ///
     /// # Errors
     /// [`Class::Stop`] when what is there cannot become what is needed without losing something.
-    async fn prepare(
-        &self,
-        targets: &[Arc<Target>],
-        dimensions: &[Dimension],
-    ) -> Result<(), SinkError>;
+    async fn prepare(&self, targets: &[Arc<Target>], dimensions: &[Dimension]) -> Result<(), SinkError>;
 
     /// All checkpoints that the sink holds. Empty on a new sink, also before [`Sink::prepare`].
     async fn checkpoints(&self) -> Result<Vec<Checkpoint>, SinkError>;
@@ -134,21 +130,13 @@ pub trait Sink: Send + Sync + fmt::Debug {
 
     /// The Silver keys of the rows it holds, in an order of its own that does not change while nothing is written, a page of at most
     /// `limit` rows at a time; `after` is the `next` of the page before. A target that is not there has no rows.
-    async fn list(
-        &self,
-        target: &Target,
-        after: Option<&str>,
-        limit: usize,
-    ) -> Result<Page, SinkError>;
+    async fn list(&self, target: &Target, after: Option<&str>, limit: usize) -> Result<Page, SinkError>;
 
     /// Answers a question, one object a row.
     ///
     /// # Errors
     /// [`Class::Permanent`] when the engine does not take this kind of question, or refuses it.
-    async fn query(
-        &self,
-        query: &Query,
-    ) -> Result<Vec<serde_json::Map<String, serde_json::Value>>, SinkError>;
+    async fn query(&self, query: &Query) -> Result<Vec<serde_json::Map<String, serde_json::Value>>, SinkError>;
 
     /// Makes everything accepted durable and lets go of the engine. The sink is not used after it.
     async fn close(&self) -> Result<(), SinkError>;
@@ -183,32 +171,17 @@ pub struct SinkError {
 impl SinkError {
     /// An error that will come again.
     pub fn permanent(sink: &'static str, message: impl Into<String>) -> Self {
-        Self {
-            class: Class::Permanent,
-            sink,
-            message: message.into(),
-            source: None,
-        }
+        Self { class: Class::Permanent, sink, message: message.into(), source: None }
     }
 
     /// An error that a later call may not meet.
     pub fn transient(sink: &'static str, message: impl Into<String>) -> Self {
-        Self {
-            class: Class::Transient,
-            sink,
-            message: message.into(),
-            source: None,
-        }
+        Self { class: Class::Transient, sink, message: message.into(), source: None }
     }
 
     /// An error that a person has to decide about.
     pub fn stop(sink: &'static str, message: impl Into<String>) -> Self {
-        Self {
-            class: Class::Stop,
-            sink,
-            message: message.into(),
-            source: None,
-        }
+        Self { class: Class::Stop, sink, message: message.into(), source: None }
     }
 
     /// The same error with its cause.

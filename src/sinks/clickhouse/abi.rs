@@ -41,9 +41,7 @@ pub(super) struct Abi {
 
 impl fmt::Debug for Abi {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Abi")
-            .field("version", &self.version)
-            .finish_non_exhaustive()
+        f.debug_struct("Abi").field("version", &self.version).finish_non_exhaustive()
     }
 }
 
@@ -56,8 +54,7 @@ impl Abi {
         // SAFETY: each type below is the function's C signature, see the head of this file; pointers and `size_t` are as wide
         // here as there, and the library outlives them all.
         unsafe {
-            let silence =
-                library.get::<unsafe extern "C" fn(c_int)>("chdb_set_signal_handlers_enabled")?;
+            let silence = library.get::<unsafe extern "C" fn(c_int)>("chdb_set_signal_handlers_enabled")?;
             let version = library.get::<unsafe extern "C" fn() -> *const c_char>("chdb_version")?;
             silence(0);
             Ok(Self {
@@ -93,11 +90,7 @@ unsafe fn text(pointer: *const c_char) -> Option<String> {
         return None;
     }
     // SAFETY: the caller's promise.
-    Some(
-        unsafe { CStr::from_ptr(pointer) }
-            .to_string_lossy()
-            .into_owned(),
-    )
+    Some(unsafe { CStr::from_ptr(pointer) }.to_string_lossy().into_owned())
 }
 
 /// A handle of the running engine. It stays on the thread that made it.
@@ -109,15 +102,11 @@ pub(super) struct Connection {
 impl Connection {
     /// Starts the engine with these arguments, or joins it where it runs. None when the engine refused.
     pub(super) fn open(abi: &'static Abi, arguments: &[CString]) -> Option<Self> {
-        let mut pointers: Vec<*mut c_char> =
-            arguments.iter().map(|a| a.as_ptr().cast_mut()).collect();
+        let mut pointers: Vec<*mut c_char> = arguments.iter().map(|a| a.as_ptr().cast_mut()).collect();
         let count = c_int::try_from(pointers.len()).ok()?;
         // SAFETY: `count` pointers to strings that outlive the call; the engine copies what it keeps and writes into none.
         let pointer = unsafe { (abi.connect)(count, pointers.as_mut_ptr()) };
-        Some(Self {
-            abi,
-            pointer: NonNull::new(pointer)?,
-        })
+        Some(Self { abi, pointer: NonNull::new(pointer)? })
     }
 
     fn handle(&self) -> Handle {
@@ -129,13 +118,7 @@ impl Connection {
     pub(super) fn query(&self, sql: &str, format: &str) -> Result<Vec<u8>, String> {
         // SAFETY: a live handle, and two buffers with their lengths that outlive the call.
         let result = unsafe {
-            (self.abi.query)(
-                self.handle(),
-                sql.as_ptr().cast(),
-                sql.len(),
-                format.as_ptr().cast(),
-                format.len(),
-            )
+            (self.abi.query)(self.handle(), sql.as_ptr().cast(), sql.len(), format.as_ptr().cast(), format.len())
         };
         self.take(result)
     }
@@ -144,13 +127,8 @@ impl Connection {
     pub(super) fn insert(&self, sql: &str, format: &str, bytes: &[u8]) -> Result<(), String> {
         // SAFETY: as in `query`; the stream is used by this function alone and destroyed before it returns.
         unsafe {
-            let stream = (self.abi.insert)(
-                self.handle(),
-                sql.as_ptr().cast(),
-                sql.len(),
-                format.as_ptr().cast(),
-                format.len(),
-            );
+            let stream =
+                (self.abi.insert)(self.handle(), sql.as_ptr().cast(), sql.len(), format.as_ptr().cast(), format.len());
             if let Some(message) = text((self.abi.insert_error)(stream)) {
                 (self.abi.insert_destroy)(stream);
                 return Err(message);
@@ -178,10 +156,7 @@ impl Connection {
             let answer = match text((self.abi.result_error)(result)) {
                 Some(message) => Err(message),
                 None => {
-                    let (start, length) = (
-                        (self.abi.result_buffer)(result),
-                        (self.abi.result_length)(result),
-                    );
+                    let (start, length) = ((self.abi.result_buffer)(result), (self.abi.result_length)(result));
                     if start.is_null() || length == 0 {
                         Ok(Vec::new())
                     } else {

@@ -86,19 +86,11 @@ impl Session {
                     ),
                 ));
             }
-            None => {
-                *running = Some(Running {
-                    _lock: lock(&path, abi.version())?,
-                    path: path.clone(),
-                    sessions: 1,
-                })
-            }
+            None => *running = Some(Running { _lock: lock(&path, abi.version())?, path: path.clone(), sessions: 1 }),
         }
         let opened = connect(abi, &path).and_then(|connection| {
             configure(&connection, options, make)?;
-            Ok(Self {
-                connection: Some(connection),
-            })
+            Ok(Self { connection: Some(connection) })
         });
         if opened.is_err() {
             release(&mut running);
@@ -111,28 +103,13 @@ impl Session {
     }
 
     fn insert(&self, sql: &str, rows: &[u8]) -> Result<(), EngineError> {
-        self.live()?
-            .insert(sql, "ArrowStream", rows)
-            .map_err(EngineError::parse)
+        self.live()?.insert(sql, "ArrowStream", rows).map_err(EngineError::parse)
     }
 
-    fn query_with(
-        &self,
-        sql: &str,
-        format: &str,
-        table: &External,
-    ) -> Result<Vec<u8>, EngineError> {
+    fn query_with(&self, sql: &str, format: &str, table: &External) -> Result<Vec<u8>, EngineError> {
         let name = quote(table.name);
-        self.query(
-            &format!(
-                "CREATE OR REPLACE TEMPORARY TABLE {name} ({}) ENGINE = Memory",
-                table.structure
-            ),
-            "Null",
-        )?;
-        let answer = self
-            .insert(&format!("INSERT INTO {name}"), &table.rows)
-            .and_then(|()| self.query(sql, format));
+        self.query(&format!("CREATE OR REPLACE TEMPORARY TABLE {name} ({}) ENGINE = Memory", table.structure), "Null")?;
+        let answer = self.insert(&format!("INSERT INTO {name}"), &table.rows).and_then(|()| self.query(sql, format));
         let dropped = self.query(&format!("DROP TEMPORARY TABLE {name}"), "Null");
         let answer = answer?;
         dropped?;
@@ -163,10 +140,7 @@ fn release(running: &mut Option<Running>) {
 }
 
 fn ended() -> EngineError {
-    EngineError {
-        code: None,
-        message: "the engine was closed".to_owned(),
-    }
+    EngineError { code: None, message: "the engine was closed".to_owned() }
 }
 
 /// The library, loaded once. A process that named two of them keeps the first.
@@ -186,46 +160,30 @@ fn library_at(path: &Path) -> Result<Abi, SinkError> {
         return Err(SinkError::permanent(NAME, message));
     }
     Abi::load(path).map_err(|error| {
-        let message = format!(
-            "{} is no libchdb that can be loaded here: fetch it again, or name another file",
-            path.display()
-        );
+        let message =
+            format!("{} is no libchdb that can be loaded here: fetch it again, or name another file", path.display());
         SinkError::permanent(NAME, message).because(error)
     })
 }
 
 /// Makes the directory and answers the one name by which it is known.
 fn directory(path: &Path) -> Result<PathBuf, SinkError> {
-    fs::create_dir_all(path)
-        .and_then(|()| path.canonicalize())
-        .map_err(|error| {
-            let why = if path.exists() && !path.is_dir() {
-                "it is a file, not a directory"
-            } else {
-                "it cannot be made or read"
-            };
-            let message = format!(
-                "cannot use {} as the engine's directory: {why} ({error})",
-                path.display()
-            );
-            SinkError::permanent(NAME, message).because(error)
-        })
+    fs::create_dir_all(path).and_then(|()| path.canonicalize()).map_err(|error| {
+        let why =
+            if path.exists() && !path.is_dir() { "it is a file, not a directory" } else { "it cannot be made or read" };
+        let message = format!("cannot use {} as the engine's directory: {why} ({error})", path.display());
+        SinkError::permanent(NAME, message).because(error)
+    })
 }
 
 /// Takes the directory for this process, or says who has it, or that a newer engine wrote it.
 fn lock(path: &Path, engine: &str) -> Result<File, SinkError> {
     let name = path.join(LOCK_FILE);
     let failed = |error: std::io::Error| {
-        SinkError::permanent(NAME, format!("cannot write {}: {error}", name.display()))
-            .because(error)
+        SinkError::permanent(NAME, format!("cannot write {}: {error}", name.display())).because(error)
     };
-    let mut file = OpenOptions::new()
-        .read(true)
-        .write(true)
-        .create(true)
-        .truncate(false)
-        .open(&name)
-        .map_err(failed)?;
+    let mut file =
+        OpenOptions::new().read(true).write(true).create(true).truncate(false).open(&name).map_err(failed)?;
     let mut text = String::new();
     let locked = file.try_lock();
     // An unreadable mark is no reason to fail: it is written anew below.
@@ -258,25 +216,15 @@ fn lock(path: &Path, engine: &str) -> Result<File, SinkError> {
             ),
         ));
     }
-    let mark = Mark {
-        format: FORMAT,
-        engine: engine.to_owned(),
-        pid: std::process::id(),
-    };
+    let mark = Mark { format: FORMAT, engine: engine.to_owned(), pid: std::process::id() };
     let text = serde_json::to_string(&mark).map_err(|error| failed(error.into()))?;
-    file.set_len(0)
-        .and_then(|()| file.rewind())
-        .and_then(|()| file.write_all(text.as_bytes()))
-        .map_err(failed)?;
+    file.set_len(0).and_then(|()| file.rewind()).and_then(|()| file.write_all(text.as_bytes())).map_err(failed)?;
     Ok(file)
 }
 
 /// A version's numbers, to compare them by size.
 fn numbers(version: &str) -> Vec<u64> {
-    version
-        .split(|c: char| !c.is_ascii_digit())
-        .filter_map(|part| part.parse().ok())
-        .collect()
+    version.split(|c: char| !c.is_ascii_digit()).filter_map(|part| part.parse().ok()).collect()
 }
 
 fn connect(abi: &'static Abi, path: &Path) -> Result<Connection, SinkError> {
@@ -287,14 +235,9 @@ fn connect(abi: &'static Abi, path: &Path) -> Result<Connection, SinkError> {
         CString::new(argument),
         CString::new(format!("--mark_cache_size={MARK_CACHE_BYTES}")),
     ];
-    let arguments: Vec<CString> =
-        arguments
-            .into_iter()
-            .collect::<Result<_, _>>()
-            .map_err(|error| {
-                SinkError::permanent(NAME, "the engine's directory has a zero byte in its name")
-                    .because(error)
-            })?;
+    let arguments: Vec<CString> = arguments.into_iter().collect::<Result<_, _>>().map_err(|error| {
+        SinkError::permanent(NAME, "the engine's directory has a zero byte in its name").because(error)
+    })?;
     Connection::open(abi, &arguments).ok_or_else(|| {
         SinkError::permanent(
             NAME,
@@ -307,11 +250,7 @@ fn connect(abi: &'static Abi, path: &Path) -> Result<Connection, SinkError> {
 }
 
 /// Sets what every statement of the session relies on, and goes to the database.
-fn configure(
-    connection: &Connection,
-    options: &ClickhouseOptions,
-    make: bool,
-) -> Result<(), SinkError> {
+fn configure(connection: &Connection, options: &ClickhouseOptions, make: bool) -> Result<(), SinkError> {
     let memory = options.memory_bytes_max.max(64 << 20);
     let settings = [
         // An answer means stored, whatever the defaults of this version are.
@@ -327,10 +266,7 @@ fn configure(
         format!("max_bytes_before_external_sort = {}", memory / 2),
         // Strings of the engine are bytes: they are checked where they are read.
         "output_format_arrow_string_as_string = 0".to_owned(),
-        format!(
-            "output_format_arrow_compression_method = {}",
-            literal("none")
-        ),
+        format!("output_format_arrow_compression_method = {}", literal("none")),
         "output_format_json_quote_64bit_integers = 0".to_owned(),
         "output_format_json_quote_denormals = 1".to_owned(),
         "print_pretty_type_names = 0".to_owned(),
@@ -361,10 +297,7 @@ pub(super) struct Chdb {
 
 impl std::fmt::Debug for Chdb {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Chdb")
-            .field("path", &self.options.path)
-            .field("database", &self.options.database)
-            .finish()
+        f.debug_struct("Chdb").field("path", &self.options.path).field("database", &self.options.database).finish()
     }
 }
 
@@ -385,21 +318,11 @@ impl Chdb {
                 }
                 Err(error) => drop(ready.send(Err(error))),
             })
-            .map_err(|error| {
-                SinkError::transient(NAME, "cannot start a thread for the engine").because(error)
-            })?;
+            .map_err(|error| SinkError::transient(NAME, "cannot start a thread for the engine").because(error))?;
         match opened.await {
-            Ok(Ok(())) => Ok(Self {
-                options,
-                jobs: Mutex::new(Some(jobs)),
-                thread: Mutex::new(Some(thread)),
-            }),
+            Ok(Ok(())) => Ok(Self { options, jobs: Mutex::new(Some(jobs)), thread: Mutex::new(Some(thread)) }),
             Ok(Err(error)) => Err(error),
-            Err(error) => Err(SinkError::permanent(
-                NAME,
-                "the engine's thread ended while it started",
-            )
-            .because(error)),
+            Err(error) => Err(SinkError::permanent(NAME, "the engine's thread ended while it started").because(error)),
         }
     }
 
@@ -412,26 +335,15 @@ impl Chdb {
         let job: Job = Box::new(move |session| drop(reply.send(job(session))));
         {
             let jobs = self.jobs.lock().unwrap_or_else(PoisonError::into_inner);
-            jobs.as_ref()
-                .ok_or_else(ended)?
-                .send(job)
-                .map_err(|_| ended())?;
+            jobs.as_ref().ok_or_else(ended)?.send(job).map_err(|_| ended())?;
         }
         answer.await.map_err(|_| ended())?
     }
 
     /// Ends the thread, which closes the session.
     fn take_thread(&self) -> Option<JoinHandle<()>> {
-        drop(
-            self.jobs
-                .lock()
-                .unwrap_or_else(PoisonError::into_inner)
-                .take(),
-        );
-        self.thread
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .take()
+        drop(self.jobs.lock().unwrap_or_else(PoisonError::into_inner).take());
+        self.thread.lock().unwrap_or_else(PoisonError::into_inner).take()
     }
 }
 
@@ -441,14 +353,8 @@ impl Transport for Chdb {
         self.call(move |session| session.query(&sql, format)).await
     }
 
-    async fn query_with(
-        &self,
-        sql: String,
-        format: &'static str,
-        table: External,
-    ) -> Result<Vec<u8>, EngineError> {
-        self.call(move |session| session.query_with(&sql, format, &table))
-            .await
+    async fn query_with(&self, sql: String, format: &'static str, table: External) -> Result<Vec<u8>, EngineError> {
+        self.call(move |session| session.query_with(&sql, format, &table)).await
     }
 
     async fn insert(&self, sql: String, rows: Vec<u8>) -> Result<(), EngineError> {
@@ -459,10 +365,8 @@ impl Transport for Chdb {
         let options = self.options.clone();
         // A second handle beside the first, which keeps the engine running meanwhile.
         self.call(move |_| {
-            let session = Session::open(&options, false).map_err(|error| EngineError {
-                code: None,
-                message: error.message,
-            })?;
+            let session =
+                Session::open(&options, false).map_err(|error| EngineError { code: None, message: error.message })?;
             session.query(&sql, format)
         })
         .await
@@ -475,10 +379,7 @@ impl Transport for Chdb {
         let joined = tokio::task::spawn_blocking(move || thread.join()).await;
         match joined {
             Ok(Ok(())) => Ok(()),
-            _ => Err(EngineError {
-                code: None,
-                message: "the engine's thread ended badly".to_owned(),
-            }),
+            _ => Err(EngineError { code: None, message: "the engine's thread ended badly".to_owned() }),
         }
     }
 }
@@ -503,12 +404,7 @@ mod tests {
         let held = lock(directory.path(), "26.7.3").unwrap();
         let error = lock(directory.path(), "26.7.3").unwrap_err();
         assert_eq!(error.class, Class::Stop);
-        assert!(
-            error
-                .message
-                .contains(&format!("process {}", std::process::id())),
-            "{error}"
-        );
+        assert!(error.message.contains(&format!("process {}", std::process::id())), "{error}");
         drop(held);
         lock(directory.path(), "26.7.3").unwrap();
     }
@@ -530,11 +426,7 @@ mod tests {
             assert_eq!(answer.is_ok(), ok, "{mark}");
             if let Err(error) = answer {
                 assert_eq!(error.class, Class::Stop);
-                assert_eq!(
-                    fs::read_to_string(&file).unwrap(),
-                    mark,
-                    "what refused is not changed"
-                );
+                assert_eq!(fs::read_to_string(&file).unwrap(), mark, "what refused is not changed");
             }
         }
     }

@@ -26,12 +26,7 @@ pub(super) trait Transport: Send + Sync + fmt::Debug {
     async fn query(&self, sql: String, format: &'static str) -> Result<Vec<u8>, EngineError>;
 
     /// The same with a table that the statement may read.
-    async fn query_with(
-        &self,
-        sql: String,
-        format: &'static str,
-        table: External,
-    ) -> Result<Vec<u8>, EngineError>;
+    async fn query_with(&self, sql: String, format: &'static str, table: External) -> Result<Vec<u8>, EngineError>;
 
     /// Runs `INSERT INTO … (…)` with the rows of an Arrow IPC stream. The columns have the names in the statement. On success all
     /// of them are stored, on failure perhaps some.
@@ -63,15 +58,10 @@ impl EngineError {
     /// Reads the number that opens the engine's text: `Code: 60. DB::Exception: …`.
     pub(super) fn parse(message: impl Into<String>) -> Self {
         let message = message.into();
-        let code = message
-            .trim_start()
-            .strip_prefix("Code: ")
-            .and_then(|rest| {
-                let digits = rest
-                    .find(|c: char| !c.is_ascii_digit())
-                    .unwrap_or(rest.len());
-                rest[..digits].parse().ok()
-            });
+        let code = message.trim_start().strip_prefix("Code: ").and_then(|rest| {
+            let digits = rest.find(|c: char| !c.is_ascii_digit()).unwrap_or(rest.len());
+            rest[..digits].parse().ok()
+        });
         Self { code, message }
     }
 
@@ -84,10 +74,9 @@ impl EngineError {
     /// replicas that are busy now. What is not known is permanent.
     pub(super) fn class(&self) -> Class {
         match self.code {
-            Some(
-                3 | 107 | 159 | 164 | 202 | 203 | 209 | 210 | 241 | 242 | 252 | 285 | 319 | 425
-                | 999,
-            ) => Class::Transient,
+            Some(3 | 107 | 159 | 164 | 202 | 203 | 209 | 210 | 241 | 242 | 252 | 285 | 319 | 425 | 999) => {
+                Class::Transient
+            }
             _ => Class::Permanent,
         }
     }
@@ -95,12 +84,7 @@ impl EngineError {
     /// The sink's error, saying what was being done.
     pub(super) fn during(self, doing: &str) -> SinkError {
         let message = format!("{doing}: {}", self.message.trim_end());
-        SinkError {
-            class: self.class(),
-            sink: NAME,
-            message,
-            source: None,
-        }
+        SinkError { class: self.class(), sink: NAME, message, source: None }
     }
 }
 
@@ -111,46 +95,14 @@ mod tests {
     #[test]
     fn a_code_decides_the_class() {
         let table = [
-            (
-                "Code: 241. DB::Exception: memory",
-                Some(241),
-                Class::Transient,
-            ),
-            (
-                "Code: 252. DB::Exception: too many parts",
-                Some(252),
-                Class::Transient,
-            ),
-            (
-                "Code: 999. Coordination::Exception",
-                Some(999),
-                Class::Transient,
-            ),
-            (
-                "Code: 3. DB::Exception: end of file",
-                Some(3),
-                Class::Transient,
-            ),
-            (
-                "Code: 24. DB::Exception: a prefix of 241",
-                Some(24),
-                Class::Permanent,
-            ),
-            (
-                "Code: 2410. DB::Exception: begins with 241",
-                Some(2410),
-                Class::Permanent,
-            ),
-            (
-                "Code: 60. DB::Exception: no table",
-                Some(60),
-                Class::Permanent,
-            ),
-            (
-                "Code: 53. DB::Exception: about Code: 241.",
-                Some(53),
-                Class::Permanent,
-            ),
+            ("Code: 241. DB::Exception: memory", Some(241), Class::Transient),
+            ("Code: 252. DB::Exception: too many parts", Some(252), Class::Transient),
+            ("Code: 999. Coordination::Exception", Some(999), Class::Transient),
+            ("Code: 3. DB::Exception: end of file", Some(3), Class::Transient),
+            ("Code: 24. DB::Exception: a prefix of 241", Some(24), Class::Permanent),
+            ("Code: 2410. DB::Exception: begins with 241", Some(2410), Class::Permanent),
+            ("Code: 60. DB::Exception: no table", Some(60), Class::Permanent),
+            ("Code: 53. DB::Exception: about Code: 241.", Some(53), Class::Permanent),
             ("something else: Code: 241.", None, Class::Permanent),
             ("Code: . nothing", None, Class::Permanent),
             ("", None, Class::Permanent),
@@ -159,14 +111,8 @@ mod tests {
             let error = EngineError::parse(text);
             assert_eq!((error.code, error.class()), (code, class), "{text}");
         }
-        for code in [
-            3, 107, 159, 164, 202, 203, 209, 210, 241, 242, 252, 285, 319, 425, 999,
-        ] {
-            assert_eq!(
-                EngineError::parse(format!("Code: {code}. x")).class(),
-                Class::Transient,
-                "{code}"
-            );
+        for code in [3, 107, 159, 164, 202, 203, 209, 210, 241, 242, 252, 285, 319, 425, 999] {
+            assert_eq!(EngineError::parse(format!("Code: {code}. x")).class(), Class::Transient, "{code}");
         }
     }
 

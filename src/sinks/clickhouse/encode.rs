@@ -51,11 +51,7 @@ pub(super) fn literal(text: &str) -> String {
 
 /// Names in backticks with commas between them.
 pub(super) fn quoted_list<S: AsRef<str>>(names: &[S]) -> String {
-    names
-        .iter()
-        .map(|name| quote(name.as_ref()))
-        .collect::<Vec<_>>()
-        .join(", ")
+    names.iter().map(|name| quote(name.as_ref())).collect::<Vec<_>>().join(", ")
 }
 
 /// Names in backticks as a tuple, also where there is one.
@@ -78,10 +74,7 @@ pub(super) struct Unsupported {
 }
 
 fn unsupported(data_type: &DataType, cast: &'static str) -> Unsupported {
-    Unsupported {
-        reason: format!("ClickHouse has no type for {data_type}"),
-        cast,
-    }
+    Unsupported { reason: format!("ClickHouse has no type for {data_type}"), cast }
 }
 
 /// The ClickHouse type that holds values of `data_type`; `Nullable` where that is asked for and possible.
@@ -124,19 +117,12 @@ pub(super) fn column_type(data_type: &DataType, nullable: bool) -> Result<String
         DataType::LargeBinary | DataType::BinaryView | DataType::FixedSizeBinary(_) => {
             return Err(unsupported(data_type, "BYTEA"));
         }
-        DataType::Duration(_)
-        | DataType::Interval(_)
-        | DataType::Time32(_)
-        | DataType::Time64(_) => {
+        DataType::Duration(_) | DataType::Interval(_) | DataType::Time32(_) | DataType::Time64(_) => {
             return Err(unsupported(data_type, "VARCHAR"));
         }
         _ => return Err(unsupported(data_type, "VARCHAR")),
     };
-    Ok(if nullable {
-        format!("Nullable({scalar})")
-    } else {
-        scalar
-    })
+    Ok(if nullable { format!("Nullable({scalar})") } else { scalar })
 }
 
 /// How many digits of a second a unit has.
@@ -154,27 +140,14 @@ fn tuple_type<'a>(fields: impl Iterator<Item = &'a Field>) -> Result<String, Uns
     let mut names: Vec<&str> = Vec::new();
     for field in fields {
         if field.name().is_empty() || names.contains(&field.name().as_str()) {
-            let reason = format!(
-                "a struct has a field name that is empty or there twice: `{}`",
-                field.name()
-            );
-            return Err(Unsupported {
-                reason,
-                cast: "VARCHAR",
-            });
+            let reason = format!("a struct has a field name that is empty or there twice: `{}`", field.name());
+            return Err(Unsupported { reason, cast: "VARCHAR" });
         }
         names.push(field.name());
-        parts.push(format!(
-            "{} {}",
-            quote(field.name()),
-            column_type(field.data_type(), true)?
-        ));
+        parts.push(format!("{} {}", quote(field.name()), column_type(field.data_type(), true)?));
     }
     if parts.is_empty() {
-        return Err(Unsupported {
-            reason: "a struct without fields holds nothing".to_owned(),
-            cast: "VARCHAR",
-        });
+        return Err(Unsupported { reason: "a struct without fields holds nothing".to_owned(), cast: "VARCHAR" });
     }
     Ok(format!("Tuple({})", parts.join(", ")))
 }
@@ -186,40 +159,22 @@ fn map_type(entries: &Field) -> Result<String, Unsupported> {
     let [key, value] = fields.iter().as_slice() else {
         return Err(unsupported(entries.data_type(), "VARCHAR"));
     };
-    if is_nested(key.data_type())
-        || matches!(key.data_type(), DataType::Float32 | DataType::Float64)
-    {
+    if is_nested(key.data_type()) || matches!(key.data_type(), DataType::Float32 | DataType::Float64) {
         let reason = format!("a map's keys cannot be {}", key.data_type());
-        return Err(Unsupported {
-            reason,
-            cast: "VARCHAR",
-        });
+        return Err(Unsupported { reason, cast: "VARCHAR" });
     }
-    Ok(format!(
-        "Map({}, {})",
-        column_type(key.data_type(), false)?,
-        column_type(value.data_type(), true)?
-    ))
+    Ok(format!("Map({}, {})", column_type(key.data_type(), false)?, column_type(value.data_type(), true)?))
 }
 
 /// Whether ClickHouse has no null for the type itself.
 pub(super) fn is_nested(data_type: &DataType) -> bool {
-    matches!(
-        data_type,
-        DataType::List(_) | DataType::Struct(_) | DataType::Map(..)
-    )
+    matches!(data_type, DataType::List(_) | DataType::Struct(_) | DataType::Map(..))
 }
 
 /// The columns of the sort key: the Silver key first, so that everything of one record lies together.
 pub(super) fn sort_key(target: &Target) -> Vec<String> {
     let mut columns = target.record_key.clone();
-    columns.extend(
-        target
-            .key
-            .iter()
-            .filter(|name| !target.record_key.contains(name))
-            .cloned(),
-    );
+    columns.extend(target.key.iter().filter(|name| !target.record_key.contains(name)).cloned());
     columns
 }
 
@@ -228,8 +183,7 @@ pub(super) fn columns(target: &Target) -> Result<Vec<(String, String)>, SinkErro
     let mut out = Vec::with_capacity(target.schema.fields().len());
     for field in target.schema.fields() {
         let nullable = !target.key.contains(field.name());
-        let text = column_type(field.data_type(), nullable)
-            .map_err(|error| refused(target, field, &error))?;
+        let text = column_type(field.data_type(), nullable).map_err(|error| refused(target, field, &error))?;
         out.push((field.name().clone(), text));
     }
     Ok(out)
@@ -265,9 +219,7 @@ pub(super) fn check(target: &Target) -> Result<(), SinkError> {
     }
     for name in target.key.iter().chain(&target.record_key) {
         let Ok(field) = target.schema.field_with_name(name) else {
-            return stop(format!(
-                "the key column `{name}` is not a column of the query"
-            ));
+            return stop(format!("the key column `{name}` is not a column of the query"));
         };
         if is_nested(field.data_type()) {
             return stop(format!(
@@ -278,10 +230,7 @@ pub(super) fn check(target: &Target) -> Result<(), SinkError> {
     }
     for field in target.schema.fields() {
         if matches!(field.name().as_str(), VERSION | DELETED) {
-            return stop(format!(
-                "the column `{}` is the sink's own: name it otherwise with AS",
-                field.name()
-            ));
+            return stop(format!("the column `{}` is the sink's own: name it otherwise with AS", field.name()));
         }
     }
     columns(target).map(|_| ())
@@ -289,23 +238,13 @@ pub(super) fn check(target: &Target) -> Result<(), SinkError> {
 
 /// What follows a table's columns. With `fsync`, an insert is answered when it lies on the disk.
 fn engine_settings(fsync: bool) -> &'static str {
-    if fsync {
-        " SETTINGS fsync_after_insert = 1, fsync_part_directory = 1"
-    } else {
-        ""
-    }
+    if fsync { " SETTINGS fsync_after_insert = 1, fsync_part_directory = 1" } else { "" }
 }
 
 /// The statement that makes the target's table.
-pub(super) fn create_table(
-    database: &str,
-    target: &Target,
-    fsync: bool,
-) -> Result<String, SinkError> {
-    let mut parts: Vec<String> = columns(target)?
-        .iter()
-        .map(|(name, kind)| format!("{} {kind}", quote(name)))
-        .collect();
+pub(super) fn create_table(database: &str, target: &Target, fsync: bool) -> Result<String, SinkError> {
+    let mut parts: Vec<String> =
+        columns(target)?.iter().map(|(name, kind)| format!("{} {kind}", quote(name))).collect();
     parts.push(format!("{} UInt64", quote(VERSION)));
     parts.push(format!("{} UInt8 DEFAULT 0", quote(DELETED)));
     Ok(format!(
@@ -331,17 +270,8 @@ pub(super) fn create_checkpoints(database: &str, fsync: bool) -> String {
 
 /// The query of the view that shows what a target holds now.
 pub(super) fn current_view(database: &str, target: &Target) -> String {
-    let names: Vec<&String> = target
-        .schema
-        .fields()
-        .iter()
-        .map(|field| field.name())
-        .collect();
-    format!(
-        "SELECT {} FROM {} FINAL",
-        quoted_list(&names),
-        qualified(database, &target.name)
-    )
+    let names: Vec<&String> = target.schema.fields().iter().map(|field| field.name()).collect();
+    format!("SELECT {} FROM {} FINAL", quoted_list(&names), qualified(database, &target.name))
 }
 
 /// The query of a dimension's view: for each key the columns of the row with the least Silver key.
@@ -353,12 +283,7 @@ pub(super) fn dimension_view(database: &str, dimension: &Dimension, comparable: 
     let bridges = dimension.bridges.iter().enumerate();
     if dimension.columns.is_empty() {
         let parts: Vec<String> = bridges
-            .map(|(_, (table, _))| {
-                format!(
-                    "SELECT {key} FROM {}",
-                    qualified(database, &format!("{table}{CURRENT}"))
-                )
-            })
+            .map(|(_, (table, _))| format!("SELECT {key} FROM {}", qualified(database, &format!("{table}{CURRENT}"))))
             .collect();
         return format!("SELECT DISTINCT {key} FROM ({})", parts.join(" UNION ALL "));
     }
@@ -389,11 +314,7 @@ pub(super) fn dimension_view(database: &str, dimension: &Dimension, comparable: 
 
 /// The statement that makes or replaces a view. Its text is kept as the comment, so that it can be told whether it changed.
 pub(super) fn create_view(database: &str, name: &str, query: &str) -> String {
-    format!(
-        "CREATE OR REPLACE VIEW {} AS {query} COMMENT {}",
-        qualified(database, name),
-        literal(query)
-    )
+    format!("CREATE OR REPLACE VIEW {} AS {query} COMMENT {}", qualified(database, name), literal(query))
 }
 
 #[cfg(test)]
@@ -418,10 +339,8 @@ mod tests {
     }
 
     fn keyed(mut more: Vec<Field>) -> Target {
-        let mut fields = vec![
-            Field::new("genre_id", DataType::Int32, false),
-            Field::new("movie_id", DataType::Int64, false),
-        ];
+        let mut fields =
+            vec![Field::new("genre_id", DataType::Int32, false), Field::new("movie_id", DataType::Int64, false)];
         fields.append(&mut more);
         target(fields)
     }
@@ -429,21 +348,14 @@ mod tests {
     #[test]
     fn hostile_names_and_texts_stay_inside_their_quotes() {
         assert_eq!(quote("a`b\\c"), "`a\\`b\\\\c`");
-        assert_eq!(
-            literal("it's\\ \0\n'; DROP"),
-            "'it\\'s\\\\ \\0\\n\\'; DROP'"
-        );
+        assert_eq!(literal("it's\\ \0\n'; DROP"), "'it\\'s\\\\ \\0\\n\\'; DROP'");
     }
 
     #[test]
     fn the_statements_of_a_target() {
         let target = keyed(vec![
             Field::new("name", DataType::Utf8, false),
-            Field::new(
-                "tags",
-                DataType::List(Arc::new(Field::new("item", DataType::Utf8, true))),
-                true,
-            ),
+            Field::new("tags", DataType::List(Arc::new(Field::new("item", DataType::Utf8, true))), true),
         ]);
         assert_eq!(
             create_table("default", &target, true).unwrap(),
@@ -463,54 +375,29 @@ mod tests {
         let table = [
             (Field::new("x", DataType::Float16, true), "CAST(x AS REAL)"),
             (Field::new("x", DataType::Null, true), "CAST(x AS VARCHAR)"),
-            (
-                Field::new("x", DataType::Utf8View, true),
-                "CAST(x AS VARCHAR)",
-            ),
-            (
-                Field::new("x", DataType::LargeBinary, true),
-                "CAST(x AS BYTEA)",
-            ),
+            (Field::new("x", DataType::Utf8View, true), "CAST(x AS VARCHAR)"),
+            (Field::new("x", DataType::LargeBinary, true), "CAST(x AS BYTEA)"),
             (Field::new("x", DataType::Date64, true), "CAST(x AS DATE)"),
+            (Field::new("x", DataType::Decimal128(10, -2), true), "CAST(x AS DECIMAL(38, 0))"),
+            (Field::new("x", DataType::Duration(TimeUnit::Second), true), "CAST(x AS VARCHAR)"),
             (
-                Field::new("x", DataType::Decimal128(10, -2), true),
-                "CAST(x AS DECIMAL(38, 0))",
-            ),
-            (
-                Field::new("x", DataType::Duration(TimeUnit::Second), true),
+                Field::new("x", DataType::Struct(vec![Field::new("", DataType::Int8, true)].into()), true),
                 "CAST(x AS VARCHAR)",
             ),
-            (
-                Field::new(
-                    "x",
-                    DataType::Struct(vec![Field::new("", DataType::Int8, true)].into()),
-                    true,
-                ),
-                "CAST(x AS VARCHAR)",
-            ),
-            (
-                Field::new("_version", DataType::Int64, true),
-                "name it otherwise",
-            ),
+            (Field::new("_version", DataType::Int64, true), "name it otherwise"),
         ];
         for (field, hint) in table {
             let name = field.name().clone();
             let error = check(&keyed(vec![field])).unwrap_err();
             assert_eq!(error.class, Class::Stop, "{error}");
-            assert!(
-                error.message.contains(hint) && error.message.contains(&name),
-                "{error}"
-            );
+            assert!(error.message.contains(hint) && error.message.contains(&name), "{error}");
         }
     }
 
     #[test]
     fn a_key_column_holds_one_value_and_is_there() {
         let list = DataType::List(Arc::new(Field::new("item", DataType::Int64, true)));
-        let nested = target(vec![
-            Field::new("genre_id", list, false),
-            Field::new("movie_id", DataType::Int64, false),
-        ]);
+        let nested = target(vec![Field::new("genre_id", list, false), Field::new("movie_id", DataType::Int64, false)]);
         assert!(check(&nested).unwrap_err().message.contains("genre_id"));
         let missing = target(vec![Field::new("movie_id", DataType::Int64, false)]);
         assert!(check(&missing).unwrap_err().message.contains("genre_id"));
