@@ -1,0 +1,403 @@
+//! The sink over the real engine: what is written is held, and the graph is a function of its rows whatever their order.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+use std::sync::Arc;
+
+use arrow::array::*;
+use arrow::buffer::{NullBuffer, OffsetBuffer};
+use arrow::datatypes::{DataType, Field, Fields, Float64Type, Int32Type, Int64Type, Schema, TimeUnit, i256};
+use proptest::prelude::*;
+use serde_json::{Map, Value as Json, json};
+
+use super::{GraphOptions, GraphSink, open};
+use crate::mapping::target::{End, Shape, SinkKind, Target};
+use crate::sinks::{Checkpoint, Class, LaneId, Query, Refused, Sink, SinkError, Write};
+
+fn target(name: &str, shape: Shape, columns: &[(&str, DataType)], key: &[&str], record_key: &[&str]) -> Arc<Target> {
+    let fields: Vec<Field> = columns.iter().map(|(name, kind)| Field::new(*name, kind.clone(), !key.contains(name))).collect();
+    Arc::new(Target {
+        table: "table".to_owned(),
+        name: name.to_owned(),
+        shape,
+        schema: Arc::new(Schema::new(fields)),
+        key: key.iter().map(|name| (*name).to_owned()).collect(),
+        record_key: record_key.iter().map(|name| (*name).to_owned()).collect(),
+        fingerprint: "1".to_owned(),
+    })
+}
+
+fn end(label: &str, column: &str, stub: &[(&str, &str)], declared: bool) -> End {
+    End {
+        label: label.to_owned(),
+        columns: vec![column.to_owned()],
+        properties: vec![column.to_owned()],
+        stub: stub.iter().map(|(property, column)| ((*property).to_owned(), (*column).to_owned())).collect(),
+        declared,
+    }
+}
+
+/// A small catalogue: two labels with records, one without, and three types between them.
+struct Catalogue {
+    movie: Arc<Target>,
+    person: Arc<Target>,
+    acted: Arc<Target>,
+    genre: Arc<Target>,
+    series_genre: Arc<Target>,
+}
+
+impl Catalogue {
+    fn new() -> Self {
+        let (int, text) = (DataType::Int64, DataType::Utf8);
+        let movie = || end("Movie", "movie_id", &[], true);
+        Self {
+            movie: target("Movie", Shape::Node, &[("movie_id", int.clone()), ("title", text.clone())], &["movie_id"], &["movie_id"]),
+            person: target("Person", Shape::Node, &[("person_id", int.clone()), ("name", text.clone()), ("born", int.clone())], &["person_id"], &["person_id"]),
+            acted: target(
+                "ACTED_IN",
+                Shape::Relationship { from: end("Person", "person_id", &[("name", "name")], true), to: movie() },
+                &[("movie_id", int.clone()), ("person_id", int.clone()), ("credit_id", text.clone()), ("name", text.clone()), ("order", int.clone())],
+                &["movie_id", "person_id", "credit_id"],
+                &["movie_id"],
+            ),
+            genre: target(
+                "HAS_GENRE",
+                Shape::Relationship { from: movie(), to: end("Genre", "genre_id", &[("name", "genre_name")], false) },
+                &[("movie_id", int.clone()), ("genre_id", int.clone()), ("genre_name", text.clone())],
+                &["movie_id", "genre_id"],
+                &["movie_id"],
+            ),
+            series_genre: target(
+                "HAS_GENRE",
+                Shape::Relationship { from: end("Series", "series_id", &[], false), to: end("Genre", "genre_id", &[("name", "genre_name")], false) },
+                &[("series_id", int.clone()), ("genre_id", int), ("genre_name", text)],
+                &["series_id", "genre_id"],
+                &["series_id"],
+            ),
+        }
+    }
+
+    fn all(&self) -> Vec<Arc<Target>> {
+        [&self.movie, &self.person, &self.acted, &self.genre, &self.series_genre].map(Clone::clone).to_vec()
+    }
+}
+
+/// A batch of the columns `names`, of which the cells are JSON.
+fn rows(target: &Target, names: &[String], rows: &[Vec<Json>]) -> RecordBatch {
+    let fields: Vec<Field> = names.iter().map(|name| target.schema.field_with_name(name).unwrap().clone()).collect();
+    let columns: Vec<ArrayRef> = fields
+        .iter()
+        .enumerate()
+        .map(|(i, field)| -> ArrayRef {
+            match field.data_type() {
+                DataType::Int64 => Arc::new(rows.iter().map(|row| row[i].as_i64()).collect::<Int64Array>()),
+                _ => Arc::new(rows.iter().map(|row| row[i].as_str()).collect::<StringArray>()),
+            }
+        })
+        .collect();
+    RecordBatch::try_new(Arc::new(Schema::new(fields)), columns).unwrap()
+}
+
+fn change(target: &Arc<Target>, version: u64, upserts: &[Vec<Json>], deletes: &[Vec<Json>]) -> Write {
+    let names: Vec<String> = target.schema.fields().iter().map(|field| field.name().clone()).collect();
+    Write { target: target.clone(), version, upserts: rows(target, &names, upserts), deletes: rows(target, &target.key, deletes) }
+}
+
+fn put(target: &Arc<Target>, row: Json) -> Write {
+    change(target, 1, &[row.as_array().unwrap().clone()], &[])
+}
+
+fn drop_row(target: &Arc<Target>, key: Json) -> Write {
+    change(target, 1, &[], &[key.as_array().unwrap().clone()])
+}
+
+async fn memory(catalogue: &Catalogue) -> GraphSink {
+    let sink = open(GraphOptions::in_memory()).await.unwrap();
+    sink.prepare(&catalogue.all(), &[]).await.unwrap();
+    sink
+}
+
+async fn ask(sink: &GraphSink, cypher: &str) -> Vec<Map<String, Json>> {
+    sink.query(&Query::Text(cypher.to_owned())).await.unwrap()
+}
+
+/// Everything in the graph but checkpoints and what the sink keeps for itself, as sorted lines.
+async fn contents(sink: &GraphSink) -> Vec<String> {
+    let mut lines = Vec::new();
+    for row in ask(sink, "MATCH (n) RETURN labels(n) AS labels, properties(n) AS p").await {
+        if row["labels"] != json!(["_DistributaryCheckpoint"]) {
+            lines.push(format!("{} {}", row["labels"], plain(&row["p"])));
+        }
+    }
+    for row in ask(sink, "MATCH (a)-[r]->(b) RETURN properties(a) AS a, type(r) AS t, properties(r) AS r, properties(b) AS b").await {
+        let ends = [&row["a"], &row["b"]].map(|p| ids(p));
+        lines.push(format!("({})-{} {}->({})", ends[0], row["t"], plain(&row["r"]), ends[1]));
+    }
+    lines.sort();
+    lines
+}
+
+fn plain(properties: &Json) -> String {
+    let kept: BTreeMap<_, _> = properties.as_object().unwrap().iter().filter(|(name, _)| !["_stub_by", "_version"].contains(&name.as_str())).collect();
+    json!(kept).to_string()
+}
+
+fn ids(properties: &Json) -> String {
+    let kept: BTreeMap<_, _> = properties.as_object().unwrap().iter().filter(|(name, _)| name.ends_with("_id")).collect();
+    json!(kept).to_string()
+}
+
+async fn write(sink: &GraphSink, writes: &[Write]) {
+    assert_eq!(sink.write(writes).await.unwrap(), Vec::<Refused>::new());
+    sink.flush(&[]).await.unwrap();
+}
+
+#[tokio::test]
+async fn a_credit_can_arrive_before_and_stay_after_its_person() {
+    let c = Catalogue::new();
+    let sink = memory(&c).await;
+    write(&sink, &[put(&c.acted, json!([1, 7, "c1", "Fay", 0]))]).await;
+    let stub = r#"["Person"] {"_stub":true,"name":"Fay","person_id":7}"#;
+    assert_eq!(
+        contents(&sink).await,
+        [
+            r#"({"person_id":7})-"ACTED_IN" {"credit_id":"c1","name":"Fay","order":0}->({"movie_id":1})"#,
+            r#"["Movie"] {"_stub":true,"movie_id":1}"#,
+            stub
+        ]
+    );
+    write(&sink, &[put(&c.person, json!([7, "Fay Wray", null])), put(&c.movie, json!([1, "King Kong"]))]).await;
+    let lines = contents(&sink).await;
+    assert_eq!(lines[1..], [r#"["Movie"] {"movie_id":1,"title":"King Kong"}"#, r#"["Person"] {"name":"Fay Wray","person_id":7}"#]);
+    write(&sink, &[drop_row(&c.person, json!([7]))]).await;
+    assert_eq!(contents(&sink).await[2], stub, "the name comes back from the relationship");
+    write(&sink, &[drop_row(&c.acted, json!([1, 7, "c1"])), drop_row(&c.movie, json!([1]))]).await;
+    assert_eq!(contents(&sink).await, Vec::<String>::new());
+}
+
+#[tokio::test]
+async fn the_least_key_names_a_stub_until_it_goes() {
+    let c = Catalogue::new();
+    let sink = memory(&c).await;
+    let name = async || ask(&sink, "MATCH (g:Genre) RETURN g.name AS name").await[0]["name"].clone();
+    // 10 comes before 9 among texts, and after it among numbers.
+    write(&sink, &[change(&c.genre, 1, &[vec![json!(10), json!(1), json!("ten")], vec![json!(9), json!(1), json!("nine")]], &[])]).await;
+    assert_eq!(name().await, "nine");
+    write(&sink, &[put(&c.series_genre, json!([9, 1, "series nine"])), put(&c.genre, json!([-4, 1, null]))]).await;
+    assert_eq!(name().await, "nine", "of one key the label decides, and nothing is no name");
+    write(&sink, &[drop_row(&c.genre, json!([9, 1]))]).await;
+    assert_eq!(name().await, "series nine");
+    write(&sink, &[put(&c.genre, json!([-4, 1, "minus four"]))]).await;
+    assert_eq!(name().await, "minus four", "it gives now what it did not");
+    write(&sink, &[put(&c.genre, json!([-4, 1, null]))]).await;
+    assert_eq!(name().await, "series nine", "and takes it back");
+    write(&sink, &[drop_row(&c.series_genre, json!([9, 1]))]).await;
+    assert_eq!(name().await, "ten");
+}
+
+#[tokio::test]
+async fn an_older_write_loses_and_a_null_removes() {
+    let c = Catalogue::new();
+    let sink = memory(&c).await;
+    let row = |title: Json| vec![json!(1), title];
+    let credit = |order: i64| vec![json!(1), json!(7), json!("c"), json!("Fay"), json!(order)];
+    write(&sink, &[change(&c.movie, 5, &[row(json!("five"))], &[]), change(&c.acted, 5, &[credit(5)], &[])]).await;
+    let before = contents(&sink).await;
+    write(&sink, &[change(&c.movie, 4, &[row(json!("four"))], &[]), change(&c.acted, 4, &[credit(4)], &[])]).await;
+    write(&sink, &[change(&c.movie, 4, &[], &[vec![json!(1)]]), change(&c.acted, 4, &[], &[vec![json!(1), json!(7), json!("c")]])]).await;
+    assert_eq!(contents(&sink).await, before);
+    write(&sink, &[change(&c.movie, 6, &[row(Json::Null)], &[]), change(&c.acted, 6, &[credit(6)], &[])]).await;
+    let lines = contents(&sink).await;
+    assert_eq!(lines[1], r#"["Movie"] {"movie_id":1}"#);
+    assert!(lines[0].contains(r#""order":6"#));
+}
+
+#[tokio::test]
+async fn a_row_is_refused_alone() {
+    let kinds = [("id", DataType::Int64), ("n", DataType::UInt64)];
+    let target = target("Thing", Shape::Node, &kinds, &["id"], &["id"]);
+    let sink = open(GraphOptions::in_memory()).await.unwrap();
+    sink.prepare(std::slice::from_ref(&target), &[]).await.unwrap();
+    let columns: Vec<ArrayRef> = vec![Arc::new(Int64Array::from(vec![1, 2])), Arc::new(UInt64Array::from(vec![u64::MAX, 7]))];
+    let upserts = RecordBatch::try_new(target.schema.clone(), columns).unwrap();
+    let empty = Write { deletes: RecordBatch::new_empty(Arc::new(Schema::empty())), upserts: RecordBatch::new_empty(target.schema.clone()), target: target.clone(), version: 1 };
+    let refused = sink.write(&[empty.clone(), Write { upserts, ..empty }]).await.unwrap();
+    assert_eq!((refused.len(), refused[0].write, refused[0].row), (1, 1, 0));
+    assert!(refused[0].message.contains("column `n`: 18446744073709551615"), "{}", refused[0].message);
+    sink.flush(&[]).await.unwrap();
+    assert_eq!(ask(&sink, "MATCH (n:Thing) RETURN n.id AS id, n.n AS n").await, [json!({"id": 2, "n": 7}).as_object().unwrap().clone()]);
+}
+
+fn checkpoint(revision: u64) -> Checkpoint {
+    let lane = LaneId { table: "movies".into(), sink: SinkKind::Graph, target: "Movie".into(), shard: 0, shards: 1 };
+    Checkpoint {
+        lane,
+        revision,
+        table_id: "t".into(),
+        version: Some(revision.cast_signed()),
+        pending: None,
+        epoch: 0,
+        generation: 0,
+        schema_fingerprint: String::new(),
+        mapping_fingerprint: String::new(),
+        model: None,
+        updated_at: "2020-01-01T00:00:00Z".into(),
+    }
+}
+
+#[tokio::test]
+async fn a_checkpoint_moves_only_from_the_one_before_and_with_its_data() {
+    let c = Catalogue::new();
+    let sink = open(GraphOptions::in_memory()).await.unwrap();
+    assert_eq!(sink.checkpoints().await.unwrap(), []);
+    sink.prepare(&c.all(), &[]).await.unwrap();
+    sink.write(&[put(&c.movie, json!([1, "one"]))]).await.unwrap();
+    sink.flush(&[checkpoint(1)]).await.unwrap();
+    sink.flush(&[checkpoint(1)]).await.unwrap();
+    assert_eq!(sink.checkpoints().await.unwrap(), [checkpoint(1)]);
+    sink.write(&[put(&c.movie, json!([2, "two"]))]).await.unwrap();
+    let error = sink.flush(&[checkpoint(3)]).await.unwrap_err();
+    assert_eq!(error.class, Class::Stop);
+    assert!(error.message.contains("movies/graph/Movie/0-of-1"), "{}", error.message);
+    assert_eq!(contents(&sink).await, [r#"["Movie"] {"movie_id":1,"title":"one"}"#], "the data went with it");
+    sink.write(&[put(&c.movie, json!([2, "two"]))]).await.unwrap();
+    sink.flush(&[checkpoint(2)]).await.unwrap();
+    assert_eq!(contents(&sink).await.len(), 2);
+}
+
+#[tokio::test]
+async fn a_failed_write_undoes_the_transaction_and_leaves_the_sink_usable() {
+    let c = Catalogue::new();
+    let sink = memory(&c).await;
+    write(&sink, &[put(&c.acted, json!([1, 7, "c1", "Fay", 0])), put(&c.person, json!([7, "Fay Wray", 1907]))]).await;
+    let before = contents(&sink).await;
+    sink.write(&[
+        change(&c.person, 2, &[vec![json!(8), json!("Bruce"), json!(null)]], &[vec![json!(7)]]),
+        change(&c.acted, 2, &[vec![json!(2), json!(8), json!("c2"), json!("B"), json!(1)]], &[vec![json!(1), json!(7), json!("c1")]]),
+    ])
+    .await
+    .unwrap();
+    let mut broken = put(&c.person, json!([9, "Nine", null]));
+    broken.deletes = broken.upserts.project(&[1]).unwrap();
+    assert!(sink.write(&[broken]).await.is_err());
+    assert_eq!(contents(&sink).await, before);
+    let error = sink.flush(&[checkpoint(1)]).await.unwrap_err();
+    assert!(error.message.contains("undone"), "{}", error.message);
+    assert_eq!(sink.checkpoints().await.unwrap(), []);
+    write(&sink, &[drop_row(&c.person, json!([7])), drop_row(&c.acted, json!([1, 7, "c1"]))]).await;
+    assert_eq!(contents(&sink).await, Vec::<String>::new());
+}
+
+#[tokio::test]
+async fn rows_are_found_by_any_columns_and_listed_in_order() {
+    let c = Catalogue::new();
+    let sink = memory(&c).await;
+    let credits: Vec<Vec<Json>> =
+        (0..20).map(|i| vec![json!(i / 4), json!(i % 5), json!(format!("c{i}")), json!("n"), json!(i)]).collect();
+    write(&sink, &[change(&c.acted, 1, &credits, &[]), put(&c.movie, json!([3, "three"]))]).await;
+    let find = async |target: &Arc<Target>, names: &[&str], keys: &[Vec<Json>]| {
+        let names: Vec<String> = names.iter().map(|name| (*name).to_owned()).collect();
+        sink.held(target, &rows(target, &names, keys)).await.unwrap()
+    };
+    for (names, keys, count) in [
+        (vec!["movie_id"], vec![vec![json!(1)], vec![json!(1)], vec![json!(99)]], 4),
+        (vec!["person_id"], vec![vec![json!(1)]], 4),
+        (vec!["movie_id", "person_id"], vec![vec![json!(0), json!(1)], vec![json!(1), json!(0)]], 2),
+        (vec!["order"], vec![vec![json!(5)]], 1),
+        (vec!["credit_id", "movie_id"], vec![vec![json!("c5"), json!(1)], vec![json!("c6"), json!(4)]], 1),
+        (vec!["movie_id"], vec![], 0),
+    ] {
+        let found = find(&c.acted, &names, &keys).await;
+        assert_eq!(found.num_rows(), count, "{names:?}");
+        assert_eq!(found.schema(), c.acted.schema);
+    }
+    assert_eq!(find(&c.movie, &["movie_id"], &[vec![json!(1)], vec![json!(3)]]).await.num_rows(), 1, "a stub is no record");
+    for limit in [1, 2, 3, 100] {
+        let mut keys = Vec::new();
+        let mut after = None;
+        loop {
+            let page = sink.list(&c.acted, after.as_deref(), limit).await.unwrap();
+            assert!(page.keys.num_rows() <= limit);
+            keys.extend(page.keys.column(0).as_primitive::<Int64Type>().values().iter().copied());
+            after = page.next;
+            if after.is_none() {
+                break;
+            }
+        }
+        assert_eq!(keys, [0, 1, 2, 3, 4]);
+    }
+    let first = sink.list(&c.acted, None, 2).await.unwrap();
+    let forgotten = sink.list(&c.acted, None, 1).await.unwrap();
+    assert_ne!(first.next, forgotten.next);
+    let second = sink.list(&c.acted, first.next.as_deref(), 100).await.unwrap();
+    assert_eq!(second.keys.num_rows(), 3);
+    assert_eq!(sink.list(&c.series_genre, None, 5).await.unwrap().keys.num_rows(), 0);
+}
+
+#[tokio::test]
+async fn hostile_values_are_only_ever_values() {
+    let c = Catalogue::new();
+    let sink = memory(&c).await;
+    let long = "x".repeat(1_000_000);
+    let names = ["", "'", "\"}) DETACH DELETE n //", "`", "\\", "$rows", "a\0b", "a\0", "\u{202e}עברית", "🎬", "1", "1.0", "01", "1e0", "null", &long];
+    let credits: Vec<Vec<Json>> =
+        names.iter().map(|name| vec![json!(i64::MIN), json!(i64::MAX), json!(name), json!(name), json!(0)]).collect();
+    write(&sink, &[change(&c.acted, 1, &credits, &[])]).await;
+    let key = rows(&c.acted, &["movie_id".to_owned()], &[vec![json!(i64::MIN)]]);
+    let found = sink.held(&c.acted, &key).await.unwrap();
+    let mut held: Vec<&str> = found.column(2).as_string::<i32>().iter().flatten().collect();
+    held.sort_unstable();
+    let mut expected = names.to_vec();
+    expected.sort_unstable();
+    assert_eq!(held, expected);
+    assert_eq!(ask(&sink, "MATCH (p:Person) RETURN p.person_id AS id").await[0]["id"], json!(i64::MAX));
+    // Keys that are equal as numbers and different as texts, and integers that are equal as floats.
+    let by_text = target("Tag", Shape::Node, &[("tag", DataType::Utf8)], &["tag"], &["tag"]);
+    let by_number = target("Number", Shape::Node, &[("number", DataType::Int64)], &["number"], &["number"]);
+    sink.prepare(&[by_text.clone(), by_number.clone()], &[]).await.unwrap();
+    let tags: Vec<Vec<Json>> = names.iter().map(|name| vec![json!(name)]).collect();
+    let big: Vec<Vec<Json>> = [i64::MIN, -1, 0, 9_007_199_254_740_992, 9_007_199_254_740_993, i64::MAX - 1, i64::MAX].map(|n| vec![json!(n)]).to_vec();
+    write(&sink, &[change(&by_text, 1, &tags, &[]), change(&by_number, 1, &big, &[])]).await;
+    write(&sink, &[change(&by_text, 2, &tags, &[]), change(&by_number, 2, &big, &[])]).await;
+    for (target, all) in [(&by_text, tags), (&by_number, big)] {
+        for key in &all {
+            assert_eq!(sink.held(target, &rows(target, &target.key, std::slice::from_ref(key))).await.unwrap().num_rows(), 1, "{key:?}");
+        }
+        for key in all {
+            write(&sink, &[change(target, 3, &[], &[key])]).await;
+        }
+        assert_eq!(sink.list(target, None, 100).await.unwrap().keys.num_rows(), 0);
+    }
+}
+
+#[tokio::test]
+async fn what_the_graph_cannot_hold_is_refused_before_anything_is_written() {
+    let sink = open(GraphOptions::in_memory()).await.unwrap();
+    let node = |name: &str, column: &str, kind: DataType| target(name, Shape::Node, &[("id", DataType::Int64), (column, kind)], &["id"], &["id"]);
+    let list = DataType::List(Arc::new(Field::new_list_field(DataType::Timestamp(TimeUnit::Nanosecond, None), true)));
+    for (target, expected) in [
+        (node("Bad name", "x", DataType::Int64), "`Bad name`"),
+        (node("L`) DELETE n", "x", DataType::Int64), "letters"),
+        (node("Thing", "a b", DataType::Int64), "column `a b`"),
+        (node("Thing", "1a", DataType::Int64), "column `1a`"),
+        (node("Thing", "_stub", DataType::Int64), "keeps for itself"),
+        (node("_DistributaryCheckpoint", "x", DataType::Int64), "name"),
+        (node("Thing", "x", DataType::Float16), "CAST(x AS DOUBLE)"),
+        (node("Thing", "x", DataType::Time64(TimeUnit::Microsecond)), "CAST(x AS VARCHAR)"),
+        (node("Thing", "x", list), "arrow_cast(x, 'Timestamp(Microsecond, None)')"),
+        (target("Thing", Shape::Node, &[("id", DataType::Float64)], &["id"], &["id"]), "identifies nothing"),
+    ] {
+        let error = sink.check(&target).unwrap_err();
+        assert_eq!(error.class, Class::Stop);
+        assert!(error.message.contains(expected), "{} lacks {expected}", error.message);
+        assert!(sink.prepare(&[target], &[]).await.is_err());
+    }
+    let c = Catalogue::new();
+    let wrong = target("Genre", Shape::Node, &[("genre_id", DataType::Utf8)], &["genre_id"], &["genre_id"]);
+    let error = sink.prepare(&[c.genre.clone(), wrong], &[]).await.unwrap_err();
+    assert!(error.message.contains("genre_id Int64") && error.message.contains("genre_id Utf8"), "{}", error.message);
+    let error = sink.query(&Query::Nearest { collection: "c".into(), vector: vec![], conditions: vec![], top: 1 }).await.unwrap_err();
+    assert_eq!(error.class, Class::Permanent);
+    assert!(sink.query(&Query::Text("CREATE (n:Movie)".into())).await.is_err(), "a question changes nothing");
+    assert!(sink.query(&Query::Text("MATCH (".into())).await.is_err());
+}
