@@ -401,3 +401,180 @@ async fn what_the_graph_cannot_hold_is_refused_before_anything_is_written() {
     assert!(sink.query(&Query::Text("CREATE (n:Movie)".into())).await.is_err(), "a question changes nothing");
     assert!(sink.query(&Query::Text("MATCH (".into())).await.is_err());
 }
+
+/// One column of every type that the graph holds: its values, with the extremes and a null.
+fn every_type() -> Vec<ArrayRef> {
+    fn list(data_type: DataType, lengths: &[usize], valid: Vec<bool>, items: ArrayRef) -> ArrayRef {
+        let item = Arc::new(Field::new_list_field(data_type, true));
+        let offsets = OffsetBuffer::from_lengths(lengths.iter().copied());
+        Arc::new(ListArray::new(item, offsets, items, Some(NullBuffer::from(valid))))
+    }
+    let structs = |names: &[&str], columns: Vec<ArrayRef>, valid: Vec<bool>| -> ArrayRef {
+        let fields: Fields = names.iter().zip(&columns).map(|(name, column)| Field::new(*name, column.data_type().clone(), true)).collect();
+        Arc::new(StructArray::new(fields, columns, Some(NullBuffer::from(valid))))
+    };
+    let map = |keys: ArrayRef, values: ArrayRef, lengths: &[usize], valid: Vec<bool>| -> ArrayRef {
+        let fields = Fields::from(vec![
+            Field::new("key", keys.data_type().clone(), false),
+            Field::new("value", values.data_type().clone(), true),
+        ]);
+        let entries = StructArray::new(fields.clone(), vec![keys, values], None);
+        let entry = Arc::new(Field::new("key_value", DataType::Struct(fields), false));
+        Arc::new(MapArray::new(entry, OffsetBuffer::from_lengths(lengths.iter().copied()), entries, Some(NullBuffer::from(valid)), false))
+    };
+    let texts: ArrayRef = Arc::new(StringArray::from(vec![Some("a\0\"'`\\"), None, Some(""), Some("🎬")]));
+    let floats: ArrayRef = Arc::new(Float64Array::from(vec![Some(f64::NAN), Some(-0.0), Some(f64::NEG_INFINITY), Some(1.0)]));
+    let dates: ArrayRef = Arc::new(Date32Array::from(vec![Some(i32::MIN), Some(-20_051), None, Some(i32::MAX)]));
+    let micros = vec![Some(i64::MIN), Some(-1), None, Some(i64::MAX)];
+    let moments: ArrayRef = Arc::new(TimestampMicrosecondArray::from(micros.clone()).with_timezone("UTC"));
+    let decimals = Decimal128Array::from(vec![Some(-1), Some(99_999_999_999_999_999_999_999_999_999_999_999_999), None, Some(100)]);
+    let decimals: ArrayRef = Arc::new(decimals.with_precision_and_scale(38, 2).unwrap());
+    let binaries: ArrayRef = Arc::new(BinaryArray::from_opt_vec(vec![Some(&[0, 255]), None, Some(&[]), Some(b"x")]));
+    let ints: ArrayRef = Arc::new(Int32Array::from(vec![Some(i32::MIN), Some(0), None, Some(i32::MAX)]));
+    let flags: ArrayRef = Arc::new(BooleanArray::from(vec![Some(true), Some(false), None, Some(true)]));
+    let mut columns: Vec<ArrayRef> = vec![
+        flags.clone(),
+        Arc::new(Int8Array::from(vec![Some(i8::MIN), Some(0), None, Some(i8::MAX)])),
+        Arc::new(Int16Array::from(vec![Some(i16::MIN), Some(0), None, Some(i16::MAX)])),
+        ints.clone(),
+        Arc::new(Int64Array::from(vec![Some(i64::MIN), Some(0), None, Some(i64::MAX)])),
+        Arc::new(UInt8Array::from(vec![Some(0), Some(1), None, Some(u8::MAX)])),
+        Arc::new(UInt16Array::from(vec![Some(0), Some(1), None, Some(u16::MAX)])),
+        Arc::new(UInt32Array::from(vec![Some(0), Some(1), None, Some(u32::MAX)])),
+        Arc::new(UInt64Array::from(vec![Some(0), Some(1), None, Some(u64::MAX / 2)])),
+        Arc::new(Float32Array::from(vec![Some(f32::NAN), Some(f32::MIN_POSITIVE), None, Some(0.1)])),
+        Arc::new(Float64Array::from(vec![Some(f64::MIN_POSITIVE), Some(1e308), None, Some(0.1)])),
+        floats.clone(),
+        texts.clone(),
+        Arc::new(LargeStringArray::from(vec![Some("a"), Some("[1]"), None, Some("{}")])),
+        binaries.clone(),
+        Arc::new(LargeBinaryArray::from_opt_vec(vec![Some(&[1]), None, Some(&[]), Some(b"x")])),
+        dates.clone(),
+        Arc::new(TimestampMicrosecondArray::from(micros)),
+        moments.clone(),
+        Arc::new(TimestampMillisecondArray::from(vec![Some(-1), Some(0), None, Some(9_000_000_000_000_000)])),
+        Arc::new(TimestampSecondArray::from(vec![Some(-1), Some(0), None, Some(9_000_000_000_000)]).with_timezone("+02:00")),
+        decimals.clone(),
+        Arc::new(Decimal256Array::from(vec![Some(i256::from_i128(-5)), None, Some(i256::ZERO), Some(i256::from_i128(7))]).with_precision_and_scale(60, 5).unwrap()),
+        Arc::new(NullArray::new(4)),
+    ];
+    // Lists: empty, of one, null, with the rest.
+    for items in [&flags, &ints, &floats, &texts, &binaries, &dates, &moments, &decimals] {
+        columns.push(list(items.data_type().clone(), &[0, 1, 0, 3], vec![true, true, false, true], items.clone()));
+        columns.push(list(items.data_type().clone(), &[1, 1, 1, 1], vec![true; 4], items.clone()));
+    }
+    let pair = structs(&["text", "float", "date", "moment", "decimal", "bytes"], vec![texts.clone(), floats, dates, moments, decimals, binaries], vec![true, true, false, true]);
+    let pairs = list(pair.data_type().clone(), &[0, 1, 0, 3], vec![true, true, false, true], pair.clone());
+    let nested = list(ints.data_type().clone(), &[2, 0, 1, 1], vec![true, true, false, true], ints.clone());
+    columns.push(structs(&["list", "flag"], vec![pairs.clone(), flags], vec![true, false, true, true]));
+    columns.push(list(nested.data_type().clone(), &[1, 1, 0, 2], vec![true, true, false, true], nested));
+    columns.extend([pair, pairs]);
+    let keys: ArrayRef = Arc::new(StringArray::from(vec!["b", "a", "", "b"]));
+    columns.push(map(keys, texts, &[0, 3, 0, 1], vec![true, true, false, true]));
+    columns.push(map(Arc::new(Int64Array::from(vec![3, -1, 0, 3])), ints, &[2, 1, 0, 1], vec![true, true, false, true]));
+    columns
+}
+
+#[tokio::test]
+async fn every_type_comes_back_as_it_went() {
+    let directory = tempfile::tempdir().unwrap();
+    let columns = every_type();
+    let mut fields = vec![Field::new("id", DataType::Int64, false)];
+    fields.extend(columns.iter().enumerate().map(|(i, column)| Field::new(format!("c{i}"), column.data_type().clone(), true)));
+    let ids: ArrayRef = Arc::new(Int64Array::from(vec![0, 1, 2, 3]));
+    let rows = RecordBatch::try_new(Arc::new(Schema::new(fields.clone())), [vec![ids], columns].concat()).unwrap();
+    let mut node = (*target("Thing", Shape::Node, &[("id", DataType::Int64)], &["id"], &["id"])).clone();
+    node.schema = rows.schema();
+    let shape = Shape::Relationship { from: end("A", "id", &[], false), to: end("B", "id", &[], false) };
+    let relationship = Target { name: "IS".to_owned(), shape, ..node.clone() };
+    let keys = rows.project(&[0]).unwrap();
+    for generation in 0..3 {
+        // Once from memory, once from the replayed log, once from the file.
+        let options = GraphOptions { log_bytes_max: if generation == 1 { 0 } else { u64::MAX }, ..GraphOptions::at(directory.path()) };
+        let sink = open(options).await.unwrap();
+        for target in [&node, &relationship] {
+            sink.check(target).unwrap();
+            let target = Arc::new(target.clone());
+            sink.prepare(std::slice::from_ref(&target), &[]).await.unwrap();
+            if generation == 0 {
+                let write = Write { target: target.clone(), version: 1, upserts: rows.clone(), deletes: keys.slice(0, 0) };
+                assert_eq!(sink.write(&[write]).await.unwrap(), []);
+                sink.flush(&[]).await.unwrap();
+            }
+            let held = sink.held(&target, &keys).await.unwrap();
+            let order = arrow::compute::sort_to_indices(held.column(0), None, None).unwrap();
+            let held = arrow::compute::take_record_batch(&held, &order).unwrap();
+            let image = sink.image(&target, &rows).unwrap();
+            for (i, field) in fields.iter().enumerate() {
+                assert_eq!(held.column(i).to_data(), image.column(i).to_data(), "{} of {} in generation {generation}", target.name, field.data_type());
+            }
+            assert_eq!(held.schema(), image.schema());
+        }
+        sink.close().await.unwrap();
+    }
+}
+
+#[tokio::test]
+async fn every_type_of_key_finds_its_row() {
+    let micros = TimestampMicrosecondArray::from(vec![i64::MIN, -1, i64::MAX]);
+    for column in [
+        Arc::new(BooleanArray::from(vec![true, false])) as ArrayRef,
+        Arc::new(Int8Array::from(vec![i8::MIN, 0, i8::MAX])),
+        Arc::new(UInt64Array::from(vec![0, 1, u64::MAX / 2])),
+        Arc::new(StringArray::from(vec!["", "1", "1.0"])),
+        Arc::new(BinaryArray::from_vec(vec![&[], &[0], &[255]])),
+        Arc::new(Date32Array::from(vec![i32::MIN, -1, i32::MAX])),
+        Arc::new(micros.clone().with_timezone("UTC")),
+        Arc::new(micros),
+        Arc::new(Decimal128Array::from(vec![-1, 0, 10]).with_precision_and_scale(5, 2).unwrap()),
+    ] {
+        let node = target("Thing", Shape::Node, &[("k", column.data_type().clone())], &["k"], &["k"]);
+        let rows = RecordBatch::try_new(node.schema.clone(), vec![column]).unwrap();
+        let sink = open(GraphOptions::in_memory()).await.unwrap();
+        sink.prepare(std::slice::from_ref(&node), &[]).await.unwrap();
+        for version in [1, 2] {
+            let write = Write { target: node.clone(), version, upserts: rows.clone(), deletes: rows.slice(0, 0) };
+            sink.write(&[write]).await.unwrap();
+            sink.flush(&[]).await.unwrap();
+        }
+        for i in 0..rows.num_rows() {
+            let key = rows.slice(i, 1);
+            assert_eq!(sink.held(&node, &key).await.unwrap(), key);
+        }
+        assert_eq!(sink.list(&node, None, 9).await.unwrap().keys.num_rows(), rows.num_rows());
+        let write = Write { target: node.clone(), version: 3, upserts: rows.slice(0, 0), deletes: rows.clone() };
+        sink.write(&[write]).await.unwrap();
+        sink.flush(&[]).await.unwrap();
+        assert_eq!(contents(&sink).await, Vec::<String>::new());
+    }
+}
+
+#[tokio::test]
+async fn a_label_of_two_keys_is_one_node_for_each_pair() {
+    let (int, text) = (DataType::Int64, DataType::Utf8);
+    let season = target("Season", Shape::Node, &[("series", int.clone()), ("number", int.clone()), ("name", text.clone())], &["series", "number"], &["series", "number"]);
+    let two = |columns: [&str; 2], properties: [&str; 2]| End {
+        columns: columns.map(str::to_owned).to_vec(),
+        properties: properties.map(str::to_owned).to_vec(),
+        ..end("Season", "x", &[], true)
+    };
+    let after = target(
+        "FOLLOWS",
+        Shape::Relationship { from: two(["series", "number"], ["series", "number"]), to: two(["before", "series"], ["number", "series"]) },
+        &[("series", int.clone()), ("number", int.clone()), ("before", int), ("note", text)],
+        &["series", "number", "before"],
+        &["series", "number"],
+    );
+    let sink = open(GraphOptions::in_memory()).await.unwrap();
+    sink.prepare(&[season.clone(), after.clone()], &[]).await.unwrap();
+    let seasons: Vec<Vec<Json>> = (0..6).map(|i| vec![json!(i / 3), json!(i % 3), json!(format!("s{i}"))]).collect();
+    let follows: Vec<Vec<Json>> = (0..6).map(|i| vec![json!(i / 3), json!(i % 3), json!(i % 3 - 1), json!(null)]).collect();
+    write(&sink, &[change(&after, 1, &follows, &[]), change(&season, 1, &seasons, &[])]).await;
+    assert_eq!(ask(&sink, "MATCH (s:Season) WHERE s._stub IS NULL RETURN count(s) AS n").await[0]["n"], 6);
+    assert_eq!(ask(&sink, "MATCH (s:Season) RETURN count(s) AS n").await[0]["n"], 8);
+    let key = rows(&after, &["series".to_owned(), "number".to_owned()], &[vec![json!(1), json!(2)]]);
+    let held = sink.held(&after, &key).await.unwrap();
+    assert_eq!(held, rows(&after, &["series".into(), "number".into(), "before".into(), "note".into()], &[vec![json!(1), json!(2), json!(1), json!(null)]]));
+    write(&sink, &[change(&after, 2, &[], &follows.iter().map(|row| row[..3].to_vec()).collect::<Vec<_>>())]).await;
+    assert_eq!(contents(&sink).await.len(), 6);
+}
