@@ -1,10 +1,9 @@
 //! Every type there and back, through the text of JSON.
 
 use arrow::array::{
-    Date32Array, Decimal128Array, Decimal256Array, Float32Array, Float64Array, Int8Array, Int32Array, Int64Array, ListBuilder, MapBuilder,
+    Date32Array, Decimal128Array, Decimal256Array, Float32Array, Float64Array, Int8Array, Int32Array, Int64Array, Int64Builder, ListBuilder, MapBuilder,
     StringBuilder, TimestampMicrosecondArray, TimestampNanosecondArray, TimestampSecondArray, UInt64Array,
 };
-use arrow::array::Int64Builder;
 use arrow::datatypes::{Field, i256};
 
 use super::*;
@@ -56,7 +55,6 @@ fn map() -> ArrayRef {
 
 #[test]
 fn every_type_is_read_as_it_was_written() {
-    let wide = Decimal256Array::from(vec![Some(i256::MAX), Some(i256::MIN), None]).with_precision_and_scale(76, 10);
     let columns: Vec<(ArrayRef, &str)> = vec![
         (Arc::new(NullArray::new(2)), "null"),
         (Arc::new(BooleanArray::from(vec![Some(true), Some(false), None])), "true"),
@@ -85,7 +83,6 @@ fn every_type_is_read_as_it_was_written() {
         assert_eq!(values[0].to_string(), first);
         assert_eq!(&back, &column, "{}", column.data_type());
     }
-    assert!(wide.is_err(), "76 digits hold no such number");
     let wide = Decimal256Array::from(vec![Some(i256::from_i128(i128::MIN)), None]).with_precision_and_scale(76, 10).unwrap();
     let wide: ArrayRef = Arc::new(wide);
     assert_eq!(&there_and_back(&wide).1, &wide);
