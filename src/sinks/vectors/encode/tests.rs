@@ -79,7 +79,8 @@ fn rows_are_read_as_they_were_written() {
 #[test]
 fn vectors_are_scaled_to_length_one_and_refused_when_not_finite() {
     let movies = target("movies", &["id", "part"]);
-    let vectors = [Some([3.0, 4.0]), Some([f32::NAN, 0.0]), Some([0.0, f32::INFINITY]), Some([0.0, 0.0]), Some([f32::MAX, 0.0]), None];
+    let vectors =
+        [Some([3.0, 4.0]), Some([f32::NAN, 0.0]), Some([0.0, f32::INFINITY]), Some([0.0, 0.0]), Some([f32::MAX, 0.0]), None];
     let rows = batch_of(&movies, &[1, 2, 3, 4, 5, 6], &["p"; 6], &vectors);
     let encoded = points(&movies, 2, 1, &rows).unwrap();
     assert_eq!(encoded.refused.iter().map(|(row, _)| *row).collect::<Vec<_>>(), [1, 2]);
@@ -135,4 +136,3 @@ fn targets_that_cannot_be_held_are_refused_with_the_reason() {
     table.shape = Shape::Table;
     assert!(check(&table).unwrap_err().contains("no collection"));
 }
-
