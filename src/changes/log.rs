@@ -210,6 +210,12 @@ pub(super) async fn first_missing(table: &Table, files: Vec<(i64, String)>) -> R
     Ok(None)
 }
 
+/// Whether delta-rs' feed finds the file at this decoded path: it encodes paths once more, so those with a per cent sign, as partition
+/// values with special characters have, are not found.
+pub(super) fn reaches_feed(path: &str) -> bool {
+    Path::from(path).as_ref() == path
+}
+
 /// Reads the commits of a range, in order, some of them ahead.
 pub(super) fn read_range(
     table: &Table,

@@ -17,6 +17,9 @@ mod snapshot;
 mod table;
 mod window;
 
+#[cfg(test)]
+mod tests;
+
 use arrow::array::RecordBatch;
 
 pub use error::ChangesError;

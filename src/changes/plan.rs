@@ -204,6 +204,9 @@ impl Table {
         if let Some(no_feed) = self.feed_was_off(from, end, &now, changes).await? {
             return Ok(Err(no_feed));
         }
+        if let Some((_, path)) = wanted.iter().find(|(_, path)| !log::reaches_feed(path)) {
+            return Ok(Err(NoFeed::Unreadable(format!("the change feed cannot be read, because of the path {path}"))));
+        }
         if let Some((version, file)) = log::first_missing(self, wanted).await? {
             return Ok(Err(NoFeed::Gap(ChangesError::FilesVacuumed { table: self.name().to_owned(), version, file })));
         }

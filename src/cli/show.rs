@@ -1,6 +1,6 @@
 //! Reports as tables for people.
 
-use comfy_table::presets::UTF8_HORIZONTAL_ONLY;
+use comfy_table::presets::NOTHING;
 use comfy_table::{Cell, CellAlignment, Table};
 use serde_json::{Map, Value};
 
@@ -9,7 +9,7 @@ use crate::report::{StatusReport, SyncReport, VerifyReport};
 
 fn table(header: &[&str], numbers_from: usize) -> Table {
     let mut table = Table::new();
-    table.load_preset(UTF8_HORIZONTAL_ONLY).set_header(header.to_vec());
+    table.load_preset(NOTHING).set_header(header.to_vec());
     for column in numbers_from..header.len() {
         if let Some(column) = table.column_mut(column) {
             column.set_cell_alignment(CellAlignment::Right);

@@ -59,6 +59,7 @@ pub async fn crawl(root: &Path) -> Result<Vec<Commit>, SampleError> {
 
     let edited = Changes::upserts(edit_overviews(&mut films)?);
     commits.push(apply(root, &edited, "three overviews edited: Metropolis, The General, Nosferatu").await?);
+    commits.push(apply(root, &edited, "the three edited films delivered a second time").await?);
 
     let recast = recast(&mut films, &catalogue)?;
     let what = "a role recast: a Union General in The General, Mike Donlin → Frederick Vroom";
@@ -81,8 +82,6 @@ pub async fn crawl(root: &Path) -> Result<Vec<Commit>, SampleError> {
     let people = late_people(&catalogue)?;
     let what = format!("{} people of {LATE} (of others nobody has a record)", people.len());
     commits.push(apply(root, &Changes::upserts(people), &what).await?);
-
-    commits.push(apply(root, &edited, "the three edited films delivered a second time").await?);
 
     let what = format!("a broken record: {BROKEN} has two cast entries of one credit_id");
     commits.push(apply(root, &Changes::upserts(vec![broken(&catalogue)?]), &what).await?);
@@ -214,8 +213,6 @@ fn broken(catalogue: &Catalogue) -> Result<Movie, SampleError> {
 
 #[cfg(test)]
 mod tests {
-    use deltalake::operations::collect_sendable_stream;
-
     use super::super::write::open;
     use super::super::{Counts, Series};
     use super::*;
@@ -230,13 +227,12 @@ mod tests {
     /// How many rows of each kind the change feed has at one version.
     async fn feed(root: &Path, table: Table, version: u64) -> BTreeMap<String, u64> {
         let opened = open(root, table).await.unwrap();
-        let state = datafusion::prelude::SessionContext::new().state();
+        let session = datafusion::prelude::SessionContext::new();
         let plan = (opened.scan_cdf().with_starting_version(version).with_ending_version(version))
-            .build(&state, None)
+            .build(&session.state(), None)
             .await
             .unwrap();
-        let context = datafusion::prelude::SessionContext::new().task_ctx();
-        let batches = datafusion::physical_plan::collect(plan, context).await.unwrap();
+        let batches = datafusion::physical_plan::collect(plan, session.task_ctx()).await.unwrap();
         let mut kinds = BTreeMap::new();
         for batch in batches {
             let column = arrow::compute::cast(batch.column_by_name("_change_type").unwrap(), &arrow::datatypes::DataType::Utf8);

@@ -61,7 +61,8 @@ impl Entry {
     /// Whether it says the same: everything but when.
     fn says(&self, other: &Self) -> bool {
         self.identity() == other.identity()
-            && (&self.reason, &self.message, &self.payload, &self.hash) == (&other.reason, &other.message, &other.payload, &other.hash)
+            && (&self.reason, &self.message, &self.payload, &self.hash)
+                == (&other.reason, &other.message, &other.payload, &other.hash)
     }
 }
 
@@ -147,7 +148,11 @@ impl fmt::Debug for Quarantine {
     /// Without the storage options, which hold secrets.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let (entries, changes) = (self.entries.len(), self.changes.len());
-        f.debug_struct("Quarantine").field("place", &self.place).field("entries", &entries).field("changes", &changes).finish_non_exhaustive()
+        f.debug_struct("Quarantine")
+            .field("place", &self.place)
+            .field("entries", &entries)
+            .field("changes", &changes)
+            .finish_non_exhaustive()
     }
 }
 
@@ -260,7 +265,8 @@ impl Quarantine {
     }
 
     fn forget(&mut self, is_meant: impl Fn(&Entry) -> bool) {
-        let gone: Vec<Identity> = self.entries.iter().filter(|(_, entry)| is_meant(entry)).map(|(identity, _)| identity.clone()).collect();
+        let gone: Vec<Identity> =
+            self.entries.iter().filter(|(_, entry)| is_meant(entry)).map(|(identity, _)| identity.clone()).collect();
         for identity in gone {
             self.entries.remove(&identity);
             self.changes.insert(identity, None);
@@ -345,10 +351,8 @@ impl Quarantine {
         // Without retries a commit of somebody else is an error, and so is never overwritten unseen.
         let commit = CommitProperties::default().with_max_retries(0);
         let written = table.write([batch]).with_save_mode(SaveMode::Overwrite).with_commit_properties(commit).await;
-        self.table = Some(written.map_err(|e| if is_conflict(&e) {
-            QuarantineError::Conflict { url: self.place.shown() }
-        } else {
-            self.place.failed("write", e)
+        self.table = Some(written.map_err(|e| {
+            if is_conflict(&e) { QuarantineError::Conflict { url: self.place.shown() } } else { self.place.failed("write", e) }
         })?);
         self.changes.clear();
         Ok(())
@@ -360,7 +364,9 @@ fn is_conflict(error: &DeltaTableError) -> bool {
         DeltaTableError::VersionAlreadyExists(_) => true,
         DeltaTableError::Transaction { source } => matches!(
             source,
-            TransactionError::VersionAlreadyExists(_) | TransactionError::CommitConflict(_) | TransactionError::MaxCommitAttempts(_)
+            TransactionError::VersionAlreadyExists(_)
+                | TransactionError::CommitConflict(_)
+                | TransactionError::MaxCommitAttempts(_)
         ),
         _ => false,
     }
@@ -404,7 +410,8 @@ fn encode<'a>(entries: impl Iterator<Item = &'a Entry> + Clone) -> Result<Record
 fn decode(batch: &RecordBatch) -> Result<Vec<Entry>, String> {
     let column = |name: &str, data_type: &DataType| {
         let column = batch.column_by_name(name).ok_or_else(|| format!("it has no column {name}"))?;
-        cast_with_options(column, data_type, &CastOptions { safe: false, ..CastOptions::default() }).map_err(|e| format!("column {name}: {e}"))
+        cast_with_options(column, data_type, &CastOptions { safe: false, ..CastOptions::default() })
+            .map_err(|e| format!("column {name}: {e}"))
     };
     let texts: HashMap<&str, ArrayRef> =
         TEXT_COLUMNS.into_iter().map(|name| Ok::<_, String>((name, column(name, &DataType::Utf8)?))).collect::<Result<_, _>>()?;

@@ -65,7 +65,7 @@ impl Lane {
         self.report.ok = false;
         self.report.stopped = error.stops();
         self.report.error = Some(describe(&error));
-        tracing::error!(lane = self.id().name(), error = describe(&error), "lane failed");
+        tracing::info!(lane = self.id().name(), error = describe(&error), "lane failed");
         self.failed = Some(error);
     }
 

@@ -15,11 +15,11 @@ use async_trait::async_trait;
 use serde::{Deserialize, Serialize};
 use tokio::sync::oneshot;
 
+use super::NAME;
 use super::abi::{Abi, Connection};
 use super::client::{EngineError, External, Transport};
 use super::config::ClickhouseOptions;
 use super::encode::{literal, quote};
-use super::NAME;
 use crate::sinks::SinkError;
 
 /// The file in the engine's directory that the process holds locked. It also tells which engine wrote the directory.
@@ -109,9 +109,7 @@ impl Session {
     fn query_with(&self, sql: &str, format: &str, table: &External) -> Result<Vec<u8>, EngineError> {
         let name = quote(table.name);
         self.query(&format!("CREATE OR REPLACE TEMPORARY TABLE {name} ({}) ENGINE = Memory", table.structure), "Null")?;
-        let answer = self
-            .insert(&format!("INSERT INTO {name}"), &table.rows)
-            .and_then(|()| self.query(sql, format));
+        let answer = self.insert(&format!("INSERT INTO {name}"), &table.rows).and_then(|()| self.query(sql, format));
         let dropped = self.query(&format!("DROP TEMPORARY TABLE {name}"), "Null");
         let answer = answer?;
         dropped?;
@@ -147,26 +145,32 @@ fn ended() -> EngineError {
 
 /// The library, loaded once. A process that named two of them keeps the first.
 fn library(path: &Path) -> Result<&'static Abi, SinkError> {
-    if let Some(abi) = LIBRARY.get() {
-        return Ok(abi);
+    match LIBRARY.get() {
+        Some(abi) => Ok(abi),
+        None => library_at(path).map(|abi| LIBRARY.get_or_init(|| abi)),
     }
+}
+
+fn library_at(path: &Path) -> Result<Abi, SinkError> {
     if !path.is_file() {
-        return Err(SinkError::permanent(
-            NAME,
-            format!("{} is not there: run `distributary fetch`, or name the file libchdb.so in the configuration", path.display()),
-        ));
+        let message = format!(
+            "{} is not there: run `distributary fetch`, or name the file libchdb.so in the configuration",
+            path.display()
+        );
+        return Err(SinkError::permanent(NAME, message));
     }
-    let abi = Abi::load(path).map_err(|error| {
-        let message = format!("{} is no libchdb that can be loaded here: fetch it again, or name another file", path.display());
+    Abi::load(path).map_err(|error| {
+        let message =
+            format!("{} is no libchdb that can be loaded here: fetch it again, or name another file", path.display());
         SinkError::permanent(NAME, message).because(error)
-    })?;
-    Ok(LIBRARY.get_or_init(|| abi))
+    })
 }
 
 /// Makes the directory and answers the one name by which it is known.
 fn directory(path: &Path) -> Result<PathBuf, SinkError> {
     fs::create_dir_all(path).and_then(|()| path.canonicalize()).map_err(|error| {
-        let why = if path.exists() && !path.is_dir() { "it is a file, not a directory" } else { "it cannot be made or read" };
+        let why =
+            if path.exists() && !path.is_dir() { "it is a file, not a directory" } else { "it cannot be made or read" };
         let message = format!("cannot use {} as the engine's directory: {why} ({error})", path.display());
         SinkError::permanent(NAME, message).because(error)
     })
@@ -231,10 +235,9 @@ fn connect(abi: &'static Abi, path: &Path) -> Result<Connection, SinkError> {
         CString::new(argument),
         CString::new(format!("--mark_cache_size={MARK_CACHE_BYTES}")),
     ];
-    let arguments: Vec<CString> = arguments
-        .into_iter()
-        .collect::<Result<_, _>>()
-        .map_err(|error| SinkError::permanent(NAME, "the engine's directory has a zero byte in its name").because(error))?;
+    let arguments: Vec<CString> = arguments.into_iter().collect::<Result<_, _>>().map_err(|error| {
+        SinkError::permanent(NAME, "the engine's directory has a zero byte in its name").because(error)
+    })?;
     Connection::open(abi, &arguments).ok_or_else(|| {
         SinkError::permanent(
             NAME,
@@ -370,7 +373,9 @@ impl Transport for Chdb {
     }
 
     async fn close(&self) -> Result<(), EngineError> {
-        let Some(thread) = self.take_thread() else { return Ok(()) };
+        let Some(thread) = self.take_thread() else {
+            return Ok(());
+        };
         let joined = tokio::task::spawn_blocking(move || thread.join()).await;
         match joined {
             Ok(Ok(())) => Ok(()),
@@ -385,5 +390,53 @@ impl Drop for Chdb {
         if let Some(thread) = self.take_thread() {
             drop(thread.join());
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::sinks::Class;
+
+    #[test]
+    fn a_directory_has_one_holder() {
+        let directory = tempfile::tempdir().unwrap();
+        let held = lock(directory.path(), "26.7.3").unwrap();
+        let error = lock(directory.path(), "26.7.3").unwrap_err();
+        assert_eq!(error.class, Class::Stop);
+        assert!(error.message.contains(&format!("process {}", std::process::id())), "{error}");
+        drop(held);
+        lock(directory.path(), "26.7.3").unwrap();
+    }
+
+    #[test]
+    fn a_directory_of_a_newer_engine_is_left_alone() {
+        for (mark, ok) in [
+            (r#"{"format":1,"engine":"26.7.2","pid":1}"#, true),
+            (r#"{"format":1,"engine":"26.7.3","pid":1}"#, true),
+            (r#"{"format":1,"engine":"26.10.0","pid":1}"#, false),
+            (r#"{"format":2,"engine":"26.7.3","pid":1}"#, false),
+            ("torn", true),
+            ("", true),
+        ] {
+            let directory = tempfile::tempdir().unwrap();
+            let file = directory.path().join(LOCK_FILE);
+            fs::write(&file, mark).unwrap();
+            let answer = lock(directory.path(), "26.7.3");
+            assert_eq!(answer.is_ok(), ok, "{mark}");
+            if let Err(error) = answer {
+                assert_eq!(error.class, Class::Stop);
+                assert_eq!(fs::read_to_string(&file).unwrap(), mark, "what refused is not changed");
+            }
+        }
+    }
+
+    #[test]
+    fn a_missing_library_says_how_to_get_it() {
+        let error = library_at(Path::new("no/such/libchdb.so")).unwrap_err();
+        assert!(error.message.contains("distributary fetch"), "{error}");
+        let file = tempfile::NamedTempFile::new().unwrap();
+        let error = library_at(file.path()).unwrap_err();
+        assert!(error.message.contains("no libchdb"), "{error}");
     }
 }

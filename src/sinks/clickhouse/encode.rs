@@ -101,12 +101,16 @@ pub(super) fn column_type(data_type: &DataType, nullable: bool) -> Result<String
             }
             format!("Decimal({precision}, {scale})")
         }
-        DataType::List(item) => return Ok(format!("Array({})", column_type(item.data_type(), true)?)),
+        DataType::List(item) => {
+            return Ok(format!("Array({})", column_type(item.data_type(), true)?));
+        }
         DataType::Struct(fields) => return tuple_type(fields.iter().map(AsRef::as_ref)),
         DataType::Map(entries, _) => return map_type(entries),
         DataType::Float16 => return Err(unsupported(data_type, "REAL")),
         DataType::Date64 => return Err(unsupported(data_type, "DATE")),
-        DataType::Decimal32(..) | DataType::Decimal64(..) => return Err(unsupported(data_type, "DECIMAL(38, 10)")),
+        DataType::Decimal32(..) | DataType::Decimal64(..) => {
+            return Err(unsupported(data_type, "DECIMAL(38, 10)"));
+        }
         DataType::LargeUtf8 | DataType::Utf8View | DataType::Dictionary(..) => {
             return Err(unsupported(data_type, "VARCHAR"));
         }
@@ -206,7 +210,9 @@ pub(crate) fn check(target: &Target) -> Result<(), SinkError> {
         return stop("only tables can be held here".to_owned());
     }
     if target.name.starts_with("_distributary") || target.name.ends_with(CURRENT) {
-        return stop(format!("names that begin with `_distributary` or end in `{CURRENT}` are the sink's own: choose another name"));
+        return stop(format!(
+            "names that begin with `_distributary` or end in `{CURRENT}` are the sink's own: choose another name"
+        ));
     }
     if target.key.is_empty() || target.record_key.is_empty() {
         return stop("a table needs a key that contains the Silver key".to_owned());
@@ -216,7 +222,10 @@ pub(crate) fn check(target: &Target) -> Result<(), SinkError> {
             return stop(format!("the key column `{name}` is not a column of the query"));
         };
         if is_nested(field.data_type()) {
-            return stop(format!("the key column `{name}` is {}: a key column holds one value, cast it to VARCHAR", field.data_type()));
+            return stop(format!(
+                "the key column `{name}` is {}: a key column holds one value, cast it to VARCHAR",
+                field.data_type()
+            ));
         }
     }
     for field in target.schema.fields() {
@@ -371,7 +380,10 @@ mod tests {
             (Field::new("x", DataType::Date64, true), "CAST(x AS DATE)"),
             (Field::new("x", DataType::Decimal128(10, -2), true), "CAST(x AS DECIMAL(38, 0))"),
             (Field::new("x", DataType::Duration(TimeUnit::Second), true), "CAST(x AS VARCHAR)"),
-            (Field::new("x", DataType::Struct(vec![Field::new("", DataType::Int8, true)].into()), true), "CAST(x AS VARCHAR)"),
+            (
+                Field::new("x", DataType::Struct(vec![Field::new("", DataType::Int8, true)].into()), true),
+                "CAST(x AS VARCHAR)",
+            ),
             (Field::new("_version", DataType::Int64, true), "name it otherwise"),
         ];
         for (field, hint) in table {

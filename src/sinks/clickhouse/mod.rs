@@ -22,6 +22,10 @@ mod encode;
 mod prepare;
 mod rows;
 mod sink;
+#[cfg(test)]
+pub(crate) mod testing;
+#[cfg(test)]
+mod tests;
 
 pub use config::ClickhouseOptions;
 pub(crate) use encode::check;

@@ -9,7 +9,7 @@ use serde::de::DeserializeOwned;
 use super::NAME;
 use super::client::Transport;
 use super::encode::{
-    CHECKPOINTS, CURRENT, columns, check, create_checkpoints, create_table, create_view, current_view, dimension_view,
+    CHECKPOINTS, CURRENT, check, columns, create_checkpoints, create_table, create_view, current_view, dimension_view,
     literal, qualified, quote, sort_key,
 };
 use crate::mapping::target::{Dimension, Target};
@@ -87,11 +87,17 @@ fn names(targets: &[Arc<Target>], dimensions: &[Dimension]) -> Result<(), SinkEr
     let tables = targets.iter().flat_map(|target| [target.name.clone(), format!("{}{CURRENT}", target.name)]);
     for name in tables.chain(dimensions.iter().map(|dimension| dimension.name.clone())) {
         if !taken.insert(name.clone()) {
-            return Err(SinkError::stop(NAME, format!("two tables or views would be called {name}: rename one in the mapping")));
+            return Err(SinkError::stop(
+                NAME,
+                format!("two tables or views would be called {name}: rename one in the mapping"),
+            ));
         }
     }
     for dimension in dimensions.iter().filter(|dimension| dimension.bridges.is_empty() || dimension.key.is_empty()) {
-        return Err(SinkError::stop(NAME, format!("the dimension {} needs a key and at least one bridge", dimension.name)));
+        return Err(SinkError::stop(
+            NAME,
+            format!("the dimension {} needs a key and at least one bridge", dimension.name),
+        ));
     }
     Ok(())
 }
@@ -103,16 +109,16 @@ async fn run(engine: &dyn Transport, sql: String, doing: &str) -> Result<(), Sin
 /// Rows of a statement as values.
 async fn select<T: DeserializeOwned>(engine: &dyn Transport, sql: String, doing: &str) -> Result<Vec<T>, SinkError> {
     let bytes = engine.query(sql, "JSONEachRow").await.map_err(|error| error.during(doing))?;
-    serde_json::Deserializer::from_slice(&bytes)
-        .into_iter()
-        .collect::<Result<_, _>>()
-        .map_err(|error| SinkError::permanent(NAME, format!("{doing}: the engine's answer cannot be read")).because(error))
+    serde_json::Deserializer::from_slice(&bytes).into_iter().collect::<Result<_, _>>().map_err(|error| {
+        SinkError::permanent(NAME, format!("{doing}: the engine's answer cannot be read")).because(error)
+    })
 }
 
 async fn read(engine: &dyn Transport, database: &str) -> Result<Layout, SinkError> {
     let doing = "reading what tables there are";
     let here = literal(database);
-    let sql = format!("SELECT name, engine, engine_full, sorting_key, comment FROM system.tables WHERE database = {here}");
+    let sql =
+        format!("SELECT name, engine, engine_full, sorting_key, comment FROM system.tables WHERE database = {here}");
     let tables: Vec<Found> = select(engine, sql, doing).await?;
     let sql = format!("SELECT table, name, type FROM system.columns WHERE database = {here}");
     let mut columns: HashMap<String, HashMap<String, String>> = HashMap::new();
@@ -143,7 +149,8 @@ async fn extend(
     if !found.engine_full.starts_with("ReplacingMergeTree(_version, _deleted)") {
         return stop(format!("what is there is {} and not a table of this sink", found.engine));
     }
-    let (is, needed) = (found.sorting_key.replace('`', ""), sort_key(target).join(", "));
+    // The engine writes a key of one column with or without parentheses, and some names in backticks.
+    let (is, needed) = (found.sorting_key.replace(['`', '(', ')'], ""), sort_key(target).join(", "));
     if is != needed {
         return stop(format!("the table is sorted and identified by ({is}), the projection's key needs ({needed})"));
     }
@@ -171,8 +178,7 @@ async fn canonical(engine: &dyn Transport, target: &Target) -> Result<Vec<(Strin
         name: String,
         r#type: String,
     }
-    let columns: Vec<String> =
-        columns(target)?.iter().map(|(name, kind)| format!("{} {kind}", quote(name))).collect();
+    let columns: Vec<String> = columns(target)?.iter().map(|(name, kind)| format!("{} {kind}", quote(name))).collect();
     let sql = format!("DESCRIBE TABLE null({})", literal(&columns.join(", ")));
     let described: Vec<Described> = select(engine, sql, "asking for the names of types").await?;
     Ok(described.into_iter().map(|column| (column.name, column.r#type)).collect())
@@ -189,7 +195,13 @@ async fn sync_writes(engine: &dyn Transport, database: &str, found: Option<&Foun
 }
 
 /// Makes or replaces a view whose query is not the one that is there.
-async fn view(engine: &dyn Transport, database: &str, layout: &Layout, name: &str, query: &str) -> Result<(), SinkError> {
+async fn view(
+    engine: &dyn Transport,
+    database: &str,
+    layout: &Layout,
+    name: &str,
+    query: &str,
+) -> Result<(), SinkError> {
     match layout.tables.get(name) {
         Some(found) if found.engine != "View" => Err(SinkError::stop(
             NAME,
@@ -209,6 +221,8 @@ fn comparable(dimension: &Dimension, targets: &[Arc<Target>]) -> bool {
             .map(|name| target.schema.field_with_name(name).ok().map(|field| field.data_type().clone()))
             .collect::<Option<Vec<_>>>()
     });
-    let Some(Some(first)) = kinds.next() else { return dimension.bridges.len() == 1 };
+    let Some(Some(first)) = kinds.next() else {
+        return dimension.bridges.len() == 1;
+    };
     kinds.all(|kind| kind.as_ref() == Some(&first))
 }

@@ -11,8 +11,8 @@ use arrow::array::{
     new_null_array,
 };
 use arrow::buffer::OffsetBuffer;
-use arrow::compute::{CastOptions, cast_with_options, concat_batches, is_not_null, is_null, nullif, take};
 use arrow::compute::kernels::zip::zip;
+use arrow::compute::{CastOptions, cast_with_options, concat_batches, is_not_null, is_null, nullif, take};
 use arrow::datatypes::{
     DataType, Field, Fields, Schema, SchemaRef, TimeUnit, TimestampMicrosecondType, TimestampMillisecondType,
     TimestampNanosecondType, TimestampSecondType,
@@ -127,9 +127,12 @@ fn beyond(array: &ArrayRef, out: &mut Vec<(usize, String)>) -> Result<(), ArrowE
         DataType::Timestamp(TimeUnit::Millisecond, _) => {
             out_of(array, array.as_primitive::<TimestampMillisecondType>().values().iter().copied(), 86_400_000, out)
         }
-        DataType::Timestamp(TimeUnit::Microsecond, _) => {
-            out_of(array, array.as_primitive::<TimestampMicrosecondType>().values().iter().copied(), 86_400_000_000, out)
-        }
+        DataType::Timestamp(TimeUnit::Microsecond, _) => out_of(
+            array,
+            array.as_primitive::<TimestampMicrosecondType>().values().iter().copied(),
+            86_400_000_000,
+            out,
+        ),
         DataType::List(_) => {
             let list = array.as_list::<i32>();
             inner(list.values(), list.offsets(), out)
@@ -198,7 +201,9 @@ fn wire_type(data_type: &DataType) -> DataType {
         DataType::List(field) => DataType::List(plain(field, true)),
         DataType::Struct(fields) => DataType::Struct(fields.iter().map(|field| plain(field, true)).collect()),
         DataType::Map(entries, ordered) => {
-            let DataType::Struct(fields) = entries.data_type() else { return data_type.clone() };
+            let DataType::Struct(fields) = entries.data_type() else {
+                return data_type.clone();
+            };
             let fields: Fields = fields.iter().enumerate().map(|(place, field)| plain(field, place > 0)).collect();
             DataType::Map(Arc::new(Field::new(entries.name(), DataType::Struct(fields), false)), *ordered)
         }

@@ -67,9 +67,12 @@ fn arrow_failed(doing: &str) -> impl Fn(ArrowError) -> SinkError {
 /// The batch without its last columns' ambiguity: exactly the columns of `schema`, found by name.
 fn columns_of(target: &Target, batch: &RecordBatch, schema: &Schema) -> Result<(), SinkError> {
     let same = batch.num_columns() == schema.fields().len()
-        && batch.schema_ref().fields().iter().zip(schema.fields()).all(|(is, needed)| {
-            is.name() == needed.name() && is.data_type().equals_datatype(needed.data_type())
-        });
+        && batch
+            .schema_ref()
+            .fields()
+            .iter()
+            .zip(schema.fields())
+            .all(|(is, needed)| is.name() == needed.name() && is.data_type().equals_datatype(needed.data_type()));
     if same {
         return Ok(());
     }
@@ -120,7 +123,8 @@ impl ClickhouseSink {
         if write.deletes.num_rows() > 0 {
             let given = write.deletes.schema();
             if target.key.iter().any(|name| given.field_with_name(name).is_err()) {
-                let message = format!("{}: a tombstone needs the columns {:?}, given {given:?}", target.name, target.key);
+                let message =
+                    format!("{}: a tombstone needs the columns {:?}, given {given:?}", target.name, target.key);
                 return Err(SinkError::permanent(NAME, message));
             }
             // What was never held needs no tombstone.
@@ -196,17 +200,26 @@ fn after_cursor(target: &Target, keys: &Schema, cursor: &str) -> Result<String, 
         .map(|(field, text)| match field.data_type() {
             DataType::Utf8 => Ok(literal(text)),
             DataType::Binary => Ok(format!("unhex({})", literal(text))),
-            kind => column_type(kind, false).map(|kind| format!("CAST({} AS {kind})", literal(text))).map_err(|_| bad()),
+            kind => {
+                column_type(kind, false).map(|kind| format!("CAST({} AS {kind})", literal(text))).map_err(|_| bad())
+            }
         })
         .collect::<Result<Vec<_>, _>>()?;
-    let (Some(first), Some(value)) = (target.record_key.first(), values.first()) else { return Err(bad()) };
+    let (Some(first), Some(value)) = (target.record_key.first(), values.first()) else {
+        return Err(bad());
+    };
+    if values.len() == 1 {
+        return Ok(format!("{} > {value}", quote(first)));
+    }
     // The first column alone lets the engine skip what lies before.
     Ok(format!("{} >= {value} AND {} > tuple({})", quote(first), tuple(&target.record_key), values.join(", ")))
 }
 
 /// The last key of a page as text.
 fn cursor(keys: &RecordBatch) -> Result<Option<String>, ArrowError> {
-    let Some(last) = keys.num_rows().checked_sub(1) else { return Ok(None) };
+    let Some(last) = keys.num_rows().checked_sub(1) else {
+        return Ok(None);
+    };
     let texts = keys.columns().iter().map(|column| rows::key_text(column, last)).collect::<Result<Vec<_>, _>>()?;
     Ok(Some(serde_json::Value::from(texts).to_string()))
 }
@@ -236,7 +249,8 @@ impl Sink for ClickhouseSink {
             .into_iter()
             .map(|row| {
                 serde_json::from_str(&row.checkpoint).map_err(|error| {
-                    let message = format!("the checkpoint of {} cannot be read: was it written by a newer version?", row.lane);
+                    let message =
+                        format!("the checkpoint of {} cannot be read: was it written by a newer version?", row.lane);
                     SinkError::stop(NAME, message).because(error)
                 })
             })
@@ -261,8 +275,8 @@ impl Sink for ClickhouseSink {
             self.stored(Some(&lanes)).await?.into_iter().map(|row| (row.lane.clone(), row)).collect();
         let (mut names, mut texts, mut revisions) = (Vec::new(), Vec::new(), Vec::new());
         for (lane, checkpoint) in lanes.into_iter().zip(checkpoints) {
-            let text = serde_json::to_string(checkpoint)
-                .map_err(|error| SinkError::permanent(NAME, doing).because(error))?;
+            let text =
+                serde_json::to_string(checkpoint).map_err(|error| SinkError::permanent(NAME, doing).because(error))?;
             let now = there.get(&lane);
             // The same checkpoint again: the answer to the first call was lost.
             if now.is_some_and(|now| now.revision == checkpoint.revision && now.checkpoint == text) {
@@ -294,9 +308,8 @@ impl Sink for ClickhouseSink {
             ("checkpoint", Arc::new(StringArray::from(texts))),
             ("revision", Arc::new(UInt64Array::from(revisions))),
         ];
-        let bytes = RecordBatch::try_from_iter(columns)
-            .and_then(|batch| rows::encode(&batch))
-            .map_err(arrow_failed(doing))?;
+        let bytes =
+            RecordBatch::try_from_iter(columns).and_then(|batch| rows::encode(&batch)).map_err(arrow_failed(doing))?;
         let sql = format!("INSERT INTO {} (lane, checkpoint, revision)", qualified(&self.database, CHECKPOINTS));
         self.engine.insert(sql, bytes).await.map_err(|error| error.during(doing))
     }
@@ -314,14 +327,14 @@ impl Sink for ClickhouseSink {
         let columns: Vec<&String> = target.schema.fields().iter().map(|field| field.name()).collect();
         // A condition on the key holds for all versions of a row alike, so it may be asked before they are merged.
         let whole = names.iter().all(|name| target.key.contains(name));
+        // Columns, not a tuple made of them: the engine finds them in its index.
+        let list = quoted_list(&names);
         let nulls = keys.columns().iter().any(|column| column.null_count() > 0);
         let sql = format!(
-            "SELECT {} FROM {} FINAL {} {} IN (SELECT {} FROM {}){}",
+            "SELECT {} FROM {} FINAL {} ({list}) IN (SELECT {list} FROM {}){}",
             quoted_list(&columns),
             qualified(&self.database, &target.name),
             if whole { "PREWHERE" } else { "WHERE" },
-            tuple(&names),
-            tuple(&names),
             quote(table.name),
             if nulls { " SETTINGS transform_null_in = 1" } else { "" }
         );
@@ -364,10 +377,12 @@ impl Sink for ClickhouseSink {
         let Query::Text(sql) = query else {
             return Err(SinkError::permanent(NAME, "takes SQL; nearest points are a question for the vectors"));
         };
-        let bytes = self.engine.ask(sql.clone(), "JSONEachRow").await.map_err(|error| error.during("the statement failed"))?;
+        let bytes =
+            self.engine.ask(sql.clone(), "JSONEachRow").await.map_err(|error| error.during("the statement failed"))?;
         let text = String::from_utf8_lossy(&bytes);
         serde_json::Deserializer::from_str(&text).into_iter().collect::<Result<_, _>>().map_err(|error| {
-            SinkError::permanent(NAME, "the answer is not in rows of JSON: leave out FORMAT, the answer has one").because(error)
+            SinkError::permanent(NAME, "the answer is not in rows of JSON: leave out FORMAT, the answer has one")
+                .because(error)
         })
     }
 

@@ -13,7 +13,7 @@ use arrow::array::{
 use arrow::buffer::{NullBuffer, OffsetBuffer};
 use arrow::compute::kernels::cast_utils::parse_decimal;
 use arrow::datatypes::{
-    DataType, Date32Type, Decimal128Type, Decimal256Type, Field, Float32Type, Float64Type, Int8Type, Int16Type, Int32Type, Int64Type,
+    ArrowTimestampType, DataType, Date32Type, Decimal128Type, Decimal256Type, Field, Float32Type, Float64Type, Int8Type, Int16Type, Int32Type, Int64Type,
     TimeUnit, TimestampMicrosecondType, TimestampMillisecondType, TimestampSecondType, UInt8Type, UInt16Type, UInt32Type, UInt64Type,
 };
 use serde_json::Value as Json;
@@ -347,11 +347,15 @@ fn float(cell: &Cell) -> Option<f64> {
 }
 
 fn primitive<T: ArrowPrimitiveType>(cells: &[Cell], take: impl Fn(&Cell) -> Option<T::Native>) -> Result<ArrayRef, String> {
+    Ok(Arc::new(values::<T>(cells, take)?))
+}
+
+fn values<T: ArrowPrimitiveType>(cells: &[Cell], take: impl Fn(&Cell) -> Option<T::Native>) -> Result<PrimitiveArray<T>, String> {
     let values = cells.iter().map(|cell| match cell {
         Cell::Null => Ok(None),
         other => take(other).map(Some).ok_or_else(|| strange(other, &T::DATA_TYPE)),
     });
-    Ok(Arc::new(values.collect::<Result<PrimitiveArray<T>, String>>()?))
+    values.collect()
 }
 
 fn integers<T: ArrowPrimitiveType>(cells: &[Cell]) -> Result<ArrayRef, String>
@@ -396,12 +400,14 @@ fn timestamps(unit: TimeUnit, zone: Option<Arc<str>>, cells: &[Cell]) -> Result<
         Cell::Text(text) => parse_timestamp(text),
         _ => None,
     };
-    let found: ArrayRef = match unit {
-        TimeUnit::Second => primitive::<TimestampSecondType>(cells, |cell| micros(cell).map(|value| value.div_euclid(1_000_000)))?,
-        TimeUnit::Millisecond => primitive::<TimestampMillisecondType>(cells, |cell| micros(cell).map(|value| value.div_euclid(1_000)))?,
-        _ => primitive::<TimestampMicrosecondType>(cells, micros)?,
-    };
-    arrow::compute::cast(&found, &DataType::Timestamp(unit, zone)).map_err(|cause| cause.to_string())
+    fn zoned<T: ArrowTimestampType>(cells: &[Cell], zone: Option<Arc<str>>, take: impl Fn(&Cell) -> Option<i64>) -> Result<ArrayRef, String> {
+        Ok(Arc::new(values::<T>(cells, take)?.with_timezone_opt(zone)))
+    }
+    match unit {
+        TimeUnit::Second => zoned::<TimestampSecondType>(cells, zone, |cell| micros(cell).map(|value| value.div_euclid(1_000_000))),
+        TimeUnit::Millisecond => zoned::<TimestampMillisecondType>(cells, zone, |cell| micros(cell).map(|value| value.div_euclid(1_000))),
+        _ => zoned::<TimestampMicrosecondType>(cells, zone, micros),
+    }
 }
 
 /// What a column of lists holds: where each begins, which are null, and all their items.

@@ -23,6 +23,8 @@ mod cypher;
 mod encode;
 mod sink;
 mod stubs;
+#[cfg(test)]
+mod tests;
 
 pub use config::GraphOptions;
 pub(crate) use cypher::check;

@@ -75,7 +75,7 @@ async fn entries_are_put_once_replaced_and_resolved_and_only_changes_are_committ
     quarantine.save().await.unwrap();
     assert_eq!(quarantine.table.as_ref().unwrap().version(), version.map(|v| v + 1), "one commit");
     let quarantine = open(address).await;
-    assert_eq!(all(&quarantine), [other_without_key, replaced, entry("series", r#"{"id":1}"#, "*")]);
+    assert_eq!(all(&quarantine), [replaced, other_without_key, entry("series", r#"{"id":1}"#, "*")]);
 }
 
 #[tokio::test]

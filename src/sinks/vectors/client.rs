@@ -7,6 +7,9 @@
 //!   part: payload indexes are made again after such an end. Callers repeat what they did since the last checkpoint.
 //! - It never shortens its log: files of it that are closed are removed when a collection is opened, and after a flush.
 
+mod convert;
+mod log;
+
 use std::collections::HashMap;
 use std::fmt;
 use std::fs;
@@ -15,18 +18,19 @@ use std::path::Path;
 use std::sync::{Arc, Mutex};
 
 use async_trait::async_trait;
+use convert::{all, any_of, entry, of_table, parts, point, scroll, typed, uuid_of};
+use log::{closed_log_files, remove_closed_log_files};
 use qdrant_edge::{
-    AnyVariants, Condition, CreateIndex, Distance, EdgeConfig, EdgeOptimizersConfig, EdgeShard, EdgeVectorParams, FieldCondition,
-    FieldIndexOperations, Filter, JsonPath, Match, NamedQuery, OperationError, OperationResult,
-    PayloadFieldSchema, PayloadOps, PayloadSchemaType, PointId, PointInsertOperations, PointOperations, PointStructPersisted, QueryEnum,
-    Range, Record, ScrollRequest, SearchRequest, SetPayloadOp, UpdateOperation, ValueVariants, VectorInternal, VectorStructInternal,
-    VectorStructPersisted, WalOptions, WithPayloadInterface, WithVector,
+    Condition, CreateIndex, Distance, EdgeConfig, EdgeOptimizersConfig, EdgeShard, EdgeVectorParams, FieldCondition,
+    FieldIndexOperations, Filter, Match, NamedQuery, OperationError, OperationResult, PayloadFieldSchema, PayloadOps,
+    PayloadSchemaType, PointId, PointInsertOperations, PointOperations, PointStructPersisted, QueryEnum, SearchRequest,
+    SetPayloadOp, UpdateOperation, VectorStructPersisted, WalOptions, WithPayloadInterface,
 };
 use uuid::Uuid;
 
 use super::config::{POINTS_AN_OPERATION, SINK, VALUES_A_FILTER, VectorsOptions};
 use super::directory::{Directory, damaged};
-use super::encode::{RECORD, TABLE, VERSION};
+use super::encode::{RECORD, TABLE};
 use super::store::{Part, Payload, Point, Store};
 use crate::mapping::target::TEXT_HASH;
 use crate::sinks::{Checkpoint, SinkError};
@@ -41,7 +45,7 @@ const INDEXED: [&str; 3] = [TABLE, RECORD, TEXT_HASH];
 const LOG_FILE_BYTES: usize = 4 * 1024 * 1024;
 
 /// Closed files of the log from which on the collection is opened anew after a flush, which gives their space back.
-const CLOSED_LOG_FILES_MAX: usize = 32;
+const DEFAULT_CLOSED_LOG_FILES_MAX: usize = 32;
 
 /// Kilobytes of vectors in one segment from which on it gets a graph index. Below it, scanning 50,000 vectors of 384 floats takes
 /// milliseconds and is exact.
@@ -55,7 +59,9 @@ pub(crate) struct EdgeStore {
 struct Edge {
     directory: Directory,
     shards: HashMap<String, Shard>,
+    /// Set by the first panic of the engine.
     is_broken: bool,
+    closed_log_files_max: usize,
 }
 
 struct Shard {
@@ -84,7 +90,8 @@ impl EdgeStore {
     pub(crate) async fn open(options: VectorsOptions) -> Result<Self, SinkError> {
         let opened = tokio::task::spawn_blocking(move || Directory::open(options, ENGINE)).await;
         let directory = opened.map_err(|e| SinkError::permanent(SINK, "opening was interrupted").because(e))??;
-        let edge = Edge { directory, shards: HashMap::new(), is_broken: false };
+        let edge =
+            Edge { directory, shards: HashMap::new(), is_broken: false, closed_log_files_max: DEFAULT_CLOSED_LOG_FILES_MAX };
         Ok(Self { edge: Arc::new(Mutex::new(edge)) })
     }
 
@@ -131,73 +138,12 @@ fn refused(what: &str, collection: &str, error: OperationError) -> SinkError {
     }
 }
 
-fn entry(name: &str) -> JsonPath {
-    JsonPath { first_key: name.to_owned(), rest: Vec::new() }
-}
-
-fn any_of(field: &str, values: Vec<String>) -> Condition {
-    let values = AnyVariants::Strings(values.into_iter().collect());
-    Condition::Field(FieldCondition::new_match(entry(field), Match::from(values)))
-}
-
-fn of_table(table: &str) -> Condition {
-    Condition::Field(FieldCondition::new_match(entry(TABLE), Match::from(table.to_owned())))
-}
-
-fn all(conditions: Vec<Condition>) -> Filter {
-    Filter { must: Some(conditions), ..Filter::new() }
-}
-
-/// A value as a person typed it: equal as text, and also as a number or a truth value when it reads as one.
-fn typed(name: &str, value: &str) -> Condition {
-    let equals = |value: ValueVariants| Condition::Field(FieldCondition::new_match(entry(name), Match::new_value(value)));
-    let mut ways = vec![equals(ValueVariants::String(value.to_owned()))];
-    if let Ok(number) = value.parse::<i64>() {
-        ways.push(equals(ValueVariants::Integer(number)));
-    }
-    if let Ok(flag) = value.parse::<bool>() {
-        ways.push(equals(ValueVariants::Bool(flag)));
-    }
-    // Whole numbers beyond 2^53 are not told apart by a range, and the match above has them.
-    if let Some(number) = value.parse::<f64>().ok().filter(|n| n.is_finite() && n.abs() < 9_007_199_254_740_992.0) {
-        let number = Some(number.into());
-        ways.push(Condition::Field(FieldCondition::new_range(entry(name), Range { gte: number, lte: number, gt: None, lt: None })));
-    }
-    Condition::Filter(Filter { should: Some(ways), ..Filter::new() })
-}
-
-fn parts(part: Part) -> (WithPayloadInterface, WithVector) {
-    match part {
-        Part::Version => (WithPayloadInterface::Fields(vec![entry(VERSION)]), WithVector::Bool(false)),
-        Part::Payload => (WithPayloadInterface::Bool(true), WithVector::Bool(false)),
-        Part::All => (WithPayloadInterface::Bool(true), WithVector::Bool(true)),
-    }
-}
-
-fn uuid_of(id: PointId) -> Option<Uuid> {
-    match id {
-        PointId::Uuid(id) => Some(id),
-        PointId::NumId(_) => None,
-    }
-}
-
-/// A point of ours; one with a numeric id is not.
-fn point(record: Record) -> Option<Point> {
-    let vector = match record.vector {
-        Some(VectorStructInternal::Single(vector)) => Some(vector),
-        Some(VectorStructInternal::Named(mut named)) => match named.remove("") {
-            Some(VectorInternal::Dense(vector)) => Some(vector),
-            _ => None,
-        },
-        _ => None,
-    };
-    Some(Point { id: uuid_of(record.id)?, payload: record.payload.map(|payload| payload.0).unwrap_or_default(), vector })
-}
-
 fn config(dimensions: usize) -> EdgeConfig {
     let optimizers = EdgeOptimizersConfig { indexing_threshold: Some(INDEXING_THRESHOLD_KB), ..EdgeOptimizersConfig::default() };
+    // "On disk" is the same file mapped without being read at once: opening takes 2 ms and not 11.
+    let vectors = EdgeVectorParams::builder(dimensions, Distance::Cosine).on_disk(true).build();
     EdgeConfig {
-        vectors: HashMap::from([(String::new(), EdgeVectorParams::builder(dimensions, Distance::Cosine).build())]),
+        vectors: HashMap::from([(String::new(), vectors)]),
         optimizers,
         wal_options: Some(WalOptions { segment_capacity: LOG_FILE_BYTES, ..WalOptions::default() }),
         ..EdgeConfig::default()
@@ -275,7 +221,7 @@ impl Edge {
                 shard.engine(collection)?.flush();
                 self.directory.mark_flushed(collection)?;
                 shard.is_unflushed = false;
-                if closed_log_files(&self.directory.generation(collection)).len() > CLOSED_LOG_FILES_MAX {
+                if closed_log_files(&self.directory.generation(collection)).len() > self.closed_log_files_max {
                     reopened.push(collection.clone());
                 }
             }
@@ -308,32 +254,6 @@ impl Edge {
 impl Shard {
     fn engine(&self, collection: &str) -> Result<&EdgeShard, SinkError> {
         self.engine.as_ref().ok_or_else(|| SinkError::permanent(SINK, format!("collection {collection} is closed")))
-    }
-}
-
-/// Closed files of the engine's log by the number of their first entry.
-fn closed_log_files(place: &Path) -> Vec<(u64, std::path::PathBuf)> {
-    let entries = fs::read_dir(place.join("wal")).into_iter().flatten().flatten();
-    let mut files: Vec<_> = entries
-        .filter_map(|entry| {
-            let name = entry.file_name();
-            let number = name.to_str()?.strip_prefix("closed-")?.parse().ok()?;
-            Some((number, entry.path()))
-        })
-        .collect();
-    files.sort();
-    files
-}
-
-/// Removes all but the last, by which the engine numbers its next operation. A file that stays costs space, nothing else.
-fn remove_closed_log_files(place: &Path) {
-    let mut files = closed_log_files(place);
-    files.pop();
-    for (_, file) in files {
-        if fs::remove_file(&file).is_err() {
-            // The files that are left must have no gap.
-            break;
-        }
     }
 }
 
@@ -373,7 +293,13 @@ impl Store for EdgeStore {
         self.run(read).await
     }
 
-    async fn find(&self, collection: &str, table: &str, field: &'static str, values: Vec<String>) -> Result<Vec<Point>, SinkError> {
+    async fn find(
+        &self,
+        collection: &str,
+        table: &str,
+        field: &'static str,
+        values: Vec<String>,
+    ) -> Result<Vec<Point>, SinkError> {
         let (collection, table) = (collection.to_owned(), table.to_owned());
         let find = move |edge: &mut Edge| {
             let Some(shard) = edge.shard(&collection)? else { return Ok(Vec::new()) };
@@ -414,7 +340,11 @@ impl Store for EdgeStore {
             let engine = edge.changing(&collection)?;
             let mut points = points.into_iter().filter_map(|point| {
                 let vector = VectorStructPersisted::Single(point.vector?);
-                Some(PointStructPersisted { id: PointId::Uuid(point.id), vector, payload: Some(qdrant_edge::Payload(point.payload)) })
+                Some(PointStructPersisted {
+                    id: PointId::Uuid(point.id),
+                    vector,
+                    payload: Some(qdrant_edge::Payload(point.payload)),
+                })
             });
             loop {
                 let some: Vec<_> = points.by_ref().take(POINTS_AN_OPERATION).collect();
@@ -467,7 +397,8 @@ impl Store for EdgeStore {
             let engine = shard.engine(&collection)?;
             let request = SearchRequest {
                 query: QueryEnum::Nearest(NamedQuery::default_dense(vector)),
-                filter: Some(all(conditions.iter().map(|(name, value)| typed(name, value)).collect())).filter(|_| !conditions.is_empty()),
+                filter: Some(all(conditions.iter().map(|(name, value)| typed(name, value)).collect()))
+                    .filter(|_| !conditions.is_empty()),
                 params: None,
                 limit,
                 offset: 0,
@@ -511,23 +442,15 @@ impl Store for EdgeStore {
     }
 }
 
-fn scroll(offset: Option<Uuid>, limit: usize, filter: Filter, part: Part) -> ScrollRequest {
-    let (payload, with_vector) = parts(part);
-    ScrollRequest {
-        offset: offset.map(PointId::Uuid),
-        limit: Some(limit),
-        filter: Some(filter),
-        with_payload: Some(payload),
-        with_vector,
-        order_by: None,
-    }
-}
-
 /// Whether questions about the collection go to the generation of the sink's own model.
 fn serves(directory: &Directory, collection: &str) -> Result<(), SinkError> {
     let Some(current) = directory.alias(collection)? else {
         let known = directory.collections()?;
-        let known = if known.is_empty() { "there are none yet: sync first".to_owned() } else { format!("there are {}", known.join(", ")) };
+        let known = if known.is_empty() {
+            "there are none yet: sync first".to_owned()
+        } else {
+            format!("there are {}", known.join(", "))
+        };
         return Err(SinkError::permanent(SINK, format!("there is no collection {collection}; {known}")));
     };
     let own = directory.options();
@@ -557,10 +480,14 @@ fn known_columns(engine: &EdgeShard, collection: &str, conditions: &[(String, St
             let columns = some.into_iter().filter_map(|record| record.payload).flat_map(|payload| payload.0.into_iter());
             let columns: Vec<String> = columns.map(|(name, _)| name).filter(|name| !name.starts_with('_')).collect();
             if !columns.is_empty() {
-                let message = format!("no point of collection {collection} has a column {name}; there are {}", columns.join(", "));
+                let message =
+                    format!("no point of collection {collection} has a column {name}; there are {}", columns.join(", "));
                 return Err(SinkError::permanent(SINK, message));
             }
         }
     }
     Ok(())
 }
+
+#[cfg(test)]
+mod tests;

@@ -126,7 +126,8 @@ impl Directory {
         };
         write_json(&unfinished.join(COLLECTION_FILE), &generation)?;
         // Checkpoints of a generation that somebody removed must not come to stand on the new, empty one.
-        let kept: BTreeMap<_, _> = self.checkpoints.clone().into_iter().filter(|(_, checkpoint)| self.is_founded(checkpoint)).collect();
+        let kept: BTreeMap<_, _> =
+            self.checkpoints.clone().into_iter().filter(|(_, checkpoint)| self.is_founded(checkpoint)).collect();
         if kept.len() < self.checkpoints.len() {
             write_json(&self.options.path.join(CHECKPOINTS_FILE), &kept)?;
             self.checkpoints = kept;
@@ -296,7 +297,10 @@ fn refuse_foreign(root: &Path) -> Result<(), SinkError> {
 pub(crate) fn damaged(place: &Path, what: &str) -> SinkError {
     SinkError::permanent(
         SINK,
-        format!("{} is damaged: {what}. Restore it from a backup, or move it away and sync again to fill it anew", place.display()),
+        format!(
+            "{} is damaged: {what}. Restore it from a backup, or move it away and sync again to fill it anew",
+            place.display()
+        ),
     )
 }
 

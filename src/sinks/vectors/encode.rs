@@ -6,7 +6,9 @@
 use std::collections::HashSet;
 use std::sync::Arc;
 
-use arrow::array::{Array, ArrayRef, AsArray, FixedSizeListArray, Float32Array, Int64Array, RecordBatch, StringArray, new_null_array};
+use arrow::array::{
+    Array, ArrayRef, AsArray, FixedSizeListArray, Float32Array, Int64Array, RecordBatch, StringArray, new_null_array,
+};
 use arrow::buffer::NullBuffer;
 use arrow::datatypes::{DataType, Field, Float32Type, Schema};
 use serde_json::Value;
@@ -37,9 +39,8 @@ const RESERVED: [&str; 12] =
 const STRANGE: i64 = -1;
 
 /// The project's own namespace of point ids. A change of it gives every point another id.
-const NAMESPACE: Uuid = Uuid::from_bytes([
-    0x6d, 0x1f, 0x3c, 0x52, 0x90, 0x2b, 0x4e, 0x0a, 0x8c, 0x47, 0x5e, 0x21, 0xd7, 0x1a, 0x6b, 0xe3,
-]);
+const NAMESPACE: Uuid =
+    Uuid::from_bytes([0x6d, 0x1f, 0x3c, 0x52, 0x90, 0x2b, 0x4e, 0x0a, 0x8c, 0x47, 0x5e, 0x21, 0xd7, 0x1a, 0x6b, 0xe3]);
 
 /// How far two probes of one vector can lie apart: the engine may scale a vector by a few units of the last place.
 const PROBE_TOLERANCE: f64 = 1e-4;
@@ -65,7 +66,10 @@ pub(crate) fn check(target: &Target) -> Result<(), String> {
         }
         payload::supported(field.data_type()).map_err(|cast| {
             let data_type = field.data_type();
-            format!("collection {}: a payload cannot hold column {name} of type {data_type}; cast({name} AS {cast}) would help", target.name)
+            format!(
+                "collection {}: a payload cannot hold column {name} of type {data_type}; cast({name} AS {cast}) would help",
+                target.name
+            )
         })?;
     }
     Ok(())
@@ -100,7 +104,8 @@ pub(crate) fn points(target: &Target, dimensions: usize, version: u64, rows: &Re
         let mut payload = Payload::with_capacity(columns.len() + 4);
         payload.insert(TABLE.to_owned(), Value::String(target.table.clone()));
         for (name, column) in &columns {
-            let value = payload::encode(column, row).map_err(|why| format!("collection {}, column {name}: {why}", target.name))?;
+            let value =
+                payload::encode(column, row).map_err(|why| format!("collection {}, column {name}: {why}", target.name))?;
             if !value.is_null() {
                 payload.insert((*name).to_owned(), value);
             }
@@ -117,7 +122,8 @@ pub(crate) fn points(target: &Target, dimensions: usize, version: u64, rows: &Re
 
 fn vectors<'a>(target: &Target, dimensions: usize, rows: &'a RecordBatch) -> Result<&'a FixedSizeListArray, String> {
     let vectors = column(target, rows, VECTOR)?.as_fixed_size_list_opt();
-    let vectors = vectors.filter(|v| v.values().data_type() == &DataType::Float32 && usize::try_from(v.value_length()) == Ok(dimensions));
+    let vectors =
+        vectors.filter(|v| v.values().data_type() == &DataType::Float32 && usize::try_from(v.value_length()) == Ok(dimensions));
     vectors.ok_or_else(|| format!("collection {}: {VECTOR} must be a fixed-size list of {dimensions} floats", target.name))
 }
 
@@ -219,11 +225,14 @@ pub(crate) fn rows(target: &Target, dimensions: usize, points: &[Point]) -> Resu
     for (field, column) in &mut columns {
         if field.name() == CHUNKS && strange.contains(&true) {
             let chunks = column.as_primitive::<arrow::datatypes::Int64Type>().iter();
-            *column = Arc::new(Int64Array::from_iter(chunks.zip(&strange).map(|(n, strange)| if *strange { Some(STRANGE) } else { n })));
+            *column = Arc::new(Int64Array::from_iter(
+                chunks.zip(&strange).map(|(n, strange)| if *strange { Some(STRANGE) } else { n }),
+            ));
         }
         if field.name() == TEXT_HASH && whole.contains(&false) {
             let hashes = column.as_string::<i32>().iter();
-            *column = Arc::new(StringArray::from_iter(hashes.zip(&whole).map(|(hash, whole)| if *whole { hash } else { Some("") })));
+            *column =
+                Arc::new(StringArray::from_iter(hashes.zip(&whole).map(|(hash, whole)| if *whole { hash } else { Some("") })));
         }
     }
     if let Some(field) = schema.fields().iter().find(|field| field.name() == VECTOR) {
@@ -239,7 +248,8 @@ pub(crate) fn rows(target: &Target, dimensions: usize, points: &[Point]) -> Resu
 pub(crate) fn record_keys(target: &Target, points: &[Point]) -> Result<RecordBatch, String> {
     let mut columns: Vec<(Arc<Field>, ArrayRef)> = Vec::with_capacity(target.record_key.len());
     for name in &target.record_key {
-        let (_, field) = target.schema.fields().find(name).ok_or_else(|| format!("collection {} has no column {name}", target.name))?;
+        let (_, field) =
+            target.schema.fields().find(name).ok_or_else(|| format!("collection {} has no column {name}", target.name))?;
         let values: Vec<Option<&Value>> = points.iter().map(|point| point.payload.get(name)).collect();
         columns.push((field.clone(), payload::decode(field.data_type(), &values, &mut |_| ())?));
     }

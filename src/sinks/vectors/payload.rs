@@ -14,9 +14,9 @@ use arrow::array::{
 use arrow::buffer::{NullBuffer, OffsetBuffer};
 use arrow::compute::kernels::cast_utils::parse_decimal;
 use arrow::datatypes::{
-    ArrowPrimitiveType, DataType, Date32Type, Decimal128Type, Decimal256Type, DecimalType, Fields, Float32Type, Float64Type, Int8Type,
-    Int16Type, Int32Type, Int64Type, TimeUnit, TimestampMicrosecondType, TimestampMillisecondType, TimestampNanosecondType,
-    TimestampSecondType, UInt8Type, UInt16Type, UInt32Type, UInt64Type,
+    ArrowPrimitiveType, DataType, Date32Type, Decimal128Type, Decimal256Type, DecimalType, Fields, Float32Type, Float64Type,
+    Int8Type, Int16Type, Int32Type, Int64Type, TimeUnit, TimestampMicrosecondType, TimestampMillisecondType,
+    TimestampNanosecondType, TimestampSecondType, UInt8Type, UInt16Type, UInt32Type, UInt64Type,
 };
 use serde_json::{Map, Number, Value};
 
@@ -152,7 +152,11 @@ fn timestamp_value(column: &dyn Array, unit: TimeUnit, row: usize) -> i64 {
 ///
 /// # Errors
 /// The type, when it is none of those that [`supported`] takes.
-pub(crate) fn decode(data_type: &DataType, values: &[Option<&Value>], strange: &mut dyn FnMut(usize)) -> Result<ArrayRef, String> {
+pub(crate) fn decode(
+    data_type: &DataType,
+    values: &[Option<&Value>],
+    strange: &mut dyn FnMut(usize),
+) -> Result<ArrayRef, String> {
     Ok(match data_type {
         DataType::Null => Arc::new(NullArray::new(values.len())),
         DataType::Boolean => Arc::new(BooleanArray::from(scalars(values, strange, Value::as_bool))),
@@ -248,12 +252,7 @@ fn parse_float(value: &Value) -> Option<f64> {
     }
 }
 
-fn timestamps(
-    unit: TimeUnit,
-    zone: Option<Arc<str>>,
-    values: &[Option<&Value>],
-    strange: &mut dyn FnMut(usize),
-) -> ArrayRef {
+fn timestamps(unit: TimeUnit, zone: Option<Arc<str>>, values: &[Option<&Value>], strange: &mut dyn FnMut(usize)) -> ArrayRef {
     let numbers = scalars(values, strange, |value| text::parse_timestamp(value.as_str()?, per_second(unit)));
     match unit {
         TimeUnit::Second => Arc::new(PrimitiveArray::<TimestampSecondType>::from(numbers).with_timezone_opt(zone)),

@@ -77,7 +77,8 @@ impl VectorsSink {
             encoded.refused.into_iter().for_each(|(row, message)| refuse(row, message));
             points = encoded.points;
         }
-        let deletes = if write.deletes.num_rows() > 0 { encode::ids(target, &write.deletes).map_err(invalid)? } else { Vec::new() };
+        let deletes =
+            if write.deletes.num_rows() > 0 { encode::ids(target, &write.deletes).map_err(invalid)? } else { Vec::new() };
         let sorted = self.look_up(target, points, deletes).await?;
         let loses = |id: &Uuid| sorted.versions.get(id).is_some_and(|stored| *stored > write.version);
 
@@ -113,7 +114,8 @@ impl VectorsSink {
     }
 
     async fn look_up(&self, target: &Target, points: Vec<(usize, Point)>, deletes: Vec<Uuid>) -> Result<Sorted, SinkError> {
-        let (whole, payload_only): (Vec<_>, Vec<_>) = points.iter().map(|(_, point)| point).partition(|point| point.vector.is_some());
+        let (whole, payload_only): (Vec<_>, Vec<_>) =
+            points.iter().map(|(_, point)| point).partition(|point| point.vector.is_some());
         let ids = whole.iter().map(|point| point.id).chain(deletes.iter().copied()).collect();
         let stored = self.store.read(&target.name, ids, Part::Version).await?;
         let mut versions: HashMap<Uuid, u64> = stored.iter().map(|point| (point.id, version_of(point))).collect();
@@ -137,7 +139,11 @@ impl VectorsSink {
             let (old, new) = (stored.payload.get(name), point.payload.get(name));
             if old != new {
                 let text = |value: Option<&Value>| value.and_then(Value::as_str).unwrap_or("none").to_owned();
-                return Err(format!("the row has no vector, and the point's is of another text: {name} is {}, not {}", text(old), text(new)));
+                return Err(format!(
+                    "the row has no vector, and the point's is of another text: {name} is {}, not {}",
+                    text(old),
+                    text(new)
+                ));
             }
         }
         let probe = stored.payload.get(PROBE).filter(|_| encode::is_whole(stored, self.dimensions));
@@ -146,7 +152,8 @@ impl VectorsSink {
 
     /// All points of the target for which some columns have the values of a row of `keys`.
     async fn held_by_scan(&self, target: &Target, keys: &RecordBatch, names: &[String]) -> Result<Vec<Point>, SinkError> {
-        let wanted: HashSet<String> = encode::tuples(target, keys, names).map_err(invalid)?.iter().map(Value::to_string).collect();
+        let wanted: HashSet<String> =
+            encode::tuples(target, keys, names).map_err(invalid)?.iter().map(Value::to_string).collect();
         let mut held = Vec::new();
         let mut from = None;
         loop {
@@ -167,7 +174,8 @@ impl VectorsSink {
         top: usize,
     ) -> Result<Vec<Map<String, Value>>, SinkError> {
         if vector.len() != self.dimensions || vector.iter().any(|x| !x.is_finite()) {
-            let message = format!("the question's vector must have {} finite components, it has {}", self.dimensions, vector.len());
+            let message =
+                format!("the question's vector must have {} finite components, it has {}", self.dimensions, vector.len());
             return Err(invalid(message));
         }
         let vector = encode::unit(vector.to_vec());
@@ -177,7 +185,8 @@ impl VectorsSink {
             let hits = self.store.nearest(collection, vector.clone(), conditions.to_vec(), limit).await?;
             let are_all = hits.len() < limit;
             let mut seen = HashSet::new();
-            let best: Vec<_> = hits.into_iter().filter(|(_, point)| seen.insert(point.payload.get(RECORD).cloned())).take(top).collect();
+            let best: Vec<_> =
+                hits.into_iter().filter(|(_, point)| seen.insert(point.payload.get(RECORD).cloned())).take(top).collect();
             if best.len() == top || are_all {
                 return Ok(best.into_iter().map(|(score, point)| answer(score, point)).collect());
             }
@@ -220,7 +229,8 @@ impl Sink for VectorsSink {
             let found = rows.schema_ref().field_with_name(field.name()).ok().map(|found| found.data_type());
             if found != Some(field.data_type()) {
                 let found = found.map_or_else(|| "missing".to_owned(), ToString::to_string);
-                let message = format!("collection {}: column {} must be {}, it is {found}", target.name, field.name(), field.data_type());
+                let message =
+                    format!("collection {}: column {} must be {}, it is {found}", target.name, field.name(), field.data_type());
                 return Err(invalid(message));
             }
         }
@@ -229,7 +239,10 @@ impl Sink for VectorsSink {
 
     async fn prepare(&self, targets: &[Arc<Target>], dimensions: &[Dimension]) -> Result<(), SinkError> {
         if let Some(dimension) = dimensions.first() {
-            return Err(SinkError::stop(SINK, format!("a vector index has no dimension views, so none named {}", dimension.name)));
+            return Err(SinkError::stop(
+                SINK,
+                format!("a vector index has no dimension views, so none named {}", dimension.name),
+            ));
         }
         for target in targets {
             self.check(target)?;
@@ -256,6 +269,10 @@ impl Sink for VectorsSink {
 
     async fn held(&self, target: &Target, keys: &RecordBatch) -> Result<RecordBatch, SinkError> {
         let names: Vec<String> = keys.schema_ref().fields().iter().map(|field| field.name().clone()).collect();
+        let schema = target.stored_schema(self.dimensions);
+        if let Some(name) = names.iter().find(|name| schema.field_with_name(name).is_err()) {
+            return Err(invalid(format!("collection {} has no column {name} to find rows by", target.name)));
+        }
         let is = |columns: &[String]| names.len() == columns.len() && columns.iter().all(|column| names.contains(column));
         let points = if keys.num_rows() == 0 || names.is_empty() {
             Vec::new()
@@ -279,7 +296,8 @@ impl Sink for VectorsSink {
 
     async fn list(&self, target: &Target, after: Option<&str>, limit: usize) -> Result<Page, SinkError> {
         let from = after.map(Uuid::parse_str).transpose();
-        let from = from.map_err(|e| invalid(format!("'{}' is no place in a list of points", after.unwrap_or_default())).because(e))?;
+        let from =
+            from.map_err(|e| invalid(format!("'{}' is no place in a list of points", after.unwrap_or_default())).because(e))?;
         let (points, next) = self.store.scroll(&target.name, &target.table, from, limit.max(1), Part::Payload).await?;
         let keys = encode::record_keys(target, &points).map_err(invalid)?;
         Ok(Page { keys, next: next.map(|id| id.to_string()) })
@@ -287,7 +305,9 @@ impl Sink for VectorsSink {
 
     async fn query(&self, query: &Query) -> Result<Vec<Map<String, Value>>, SinkError> {
         match query {
-            Query::Text(_) => Err(invalid("a vector index takes no statements: ask for what is near to a text (search)".to_owned())),
+            Query::Text(_) => {
+                Err(invalid("a vector index takes no statements: ask for what is near to a text (search)".to_owned()))
+            }
             Query::Nearest { top: 0, .. } => Ok(Vec::new()),
             Query::Nearest { collection, vector, conditions, top } => self.nearest(collection, vector, conditions, *top).await,
         }

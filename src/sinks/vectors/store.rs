@@ -47,7 +47,13 @@ pub(crate) trait Store: Send + Sync + fmt::Debug {
     async fn read(&self, collection: &str, ids: Vec<Uuid>, part: Part) -> Result<Vec<Point>, SinkError>;
 
     /// The points of the table whose payload entry `field`, an indexed text, is one of `values`.
-    async fn find(&self, collection: &str, table: &str, field: &'static str, values: Vec<String>) -> Result<Vec<Point>, SinkError>;
+    async fn find(
+        &self,
+        collection: &str,
+        table: &str,
+        field: &'static str,
+        values: Vec<String>,
+    ) -> Result<Vec<Point>, SinkError>;
 
     /// Points of the table from id `from` on in order of ids, and the id at which to go on.
     async fn scroll(

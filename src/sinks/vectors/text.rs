@@ -173,7 +173,9 @@ mod tests {
         for value in [i64::MIN, i64::MAX] {
             assert_eq!(parse_timestamp(&timestamp(value, 1_000_000, true), 1_000_000), Some(value));
         }
-        for wrong in ["", "T", "1970-01-01", "1970-01-01T24:00:00.000000Z", "1970-01-01T00:00:00Z", "1970-01-01T00:00:00.0000001Z"] {
+        for wrong in
+            ["", "T", "1970-01-01", "1970-01-01T24:00:00.000000Z", "1970-01-01T00:00:00Z", "1970-01-01T00:00:00.0000001Z"]
+        {
             assert_eq!(parse_timestamp(wrong, 1_000_000), None, "{wrong}");
         }
     }
