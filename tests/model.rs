@@ -143,9 +143,10 @@ impl Change for Author {
 
 /// A lake, its engines, and what they should hold.
 struct World {
+    // Closed before the directories go.
+    setup: Setup,
     bench: Bench,
     faults: Faults,
-    setup: Setup,
     /// What the engines held after the last sync.
     oracle: Oracle,
     /// Counts actions, so that nothing is written twice by chance.
@@ -162,9 +163,7 @@ impl World {
         bench.lake.create(authors, feed).await;
         let faults = Faults::default();
         let setup = bench.open_faulty(&faults).await;
-        let mut world = Self { bench, faults, setup, oracle: Oracle::default(), salt: 0, earlier: (0, 0) };
-        world.earlier = world.versions().await;
-        world
+        Self { setup, bench, faults, oracle: Oracle::default(), salt: 0, earlier: (0, 0) }
     }
 
     async fn versions(&self) -> (i64, i64) {
@@ -334,11 +333,11 @@ async fn run_patterns(patterns: &[Vec<Place>], sync_after_each: bool) {
         let when = format!("{pattern:?}{}", if sync_after_each { ", synced after each" } else { "" });
         if world.salt > 0 {
             world.salt += 1;
+            world.earlier = world.versions().await;
             world.bench.lake.overwrite(&books).await;
             world.bench.lake.overwrite(&authors).await;
             world.settle(true, &format!("{when}: back to the beginning")).await;
         }
-        world.earlier = world.versions().await;
         let (_, actions) = actions(pattern);
         let last = actions.len() - 1;
         for (number, action) in actions.iter().enumerate() {

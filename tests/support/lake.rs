@@ -232,9 +232,12 @@ impl Lake {
         table.update().with_predicate(among::<R>(keys)).with_update(R::KEY, format!("{} + {offset}", R::KEY)).await.unwrap();
     }
 
-    /// Brings the table back to what an earlier version was.
+    /// Brings the table back to what an earlier version was. Back to the latest is nothing.
     pub(crate) async fn restore(&self, table: &str, version: i64) {
         let table = self.open(table).await;
+        if table.version() == u64::try_from(version).ok() {
+            return;
+        }
         table.restore().with_version_to_restore(u64::try_from(version).unwrap()).await.unwrap();
     }
 
