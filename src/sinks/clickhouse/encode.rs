@@ -280,15 +280,19 @@ pub(super) fn current_view(database: &str, target: &Target) -> String {
 /// are of different kinds, the earlier bridge wins.
 pub(super) fn dimension_view(database: &str, dimension: &Dimension, comparable: bool) -> String {
     let key = quoted_list(&dimension.key);
-    let bridges = dimension.bridges.iter().enumerate();
     if dimension.columns.is_empty() {
-        let parts: Vec<String> = bridges
-            .map(|(_, (table, _))| format!("SELECT {key} FROM {}", qualified(database, &format!("{table}{CURRENT}"))))
+        let parts: Vec<String> = dimension
+            .bridges
+            .iter()
+            .map(|(table, _)| format!("SELECT {key} FROM {}", qualified(database, &format!("{table}{CURRENT}"))))
             .collect();
         return format!("SELECT DISTINCT {key} FROM ({})", parts.join(" UNION ALL "));
     }
     // A tuple is never null, so that argMin passes over no row.
-    let parts: Vec<String> = bridges
+    let parts: Vec<String> = dimension
+        .bridges
+        .iter()
+        .enumerate()
         .map(|(index, (table, silver))| {
             let from = qualified(database, &format!("{table}{CURRENT}"));
             let (row, silver) = (tuple(&dimension.columns), tuple(silver));

@@ -93,13 +93,13 @@ fn names(targets: &[Arc<Target>], dimensions: &[Dimension]) -> Result<(), SinkEr
             ));
         }
     }
-    for dimension in dimensions.iter().filter(|dimension| dimension.bridges.is_empty() || dimension.key.is_empty()) {
-        return Err(SinkError::stop(
-            NAME,
-            format!("the dimension {} needs a key and at least one bridge", dimension.name),
-        ));
+    match dimensions.iter().find(|dimension| dimension.bridges.is_empty() || dimension.key.is_empty()) {
+        Some(dimension) => {
+            let message = format!("the dimension {} needs a key and at least one bridge", dimension.name);
+            Err(SinkError::stop(NAME, message))
+        }
+        None => Ok(()),
     }
-    Ok(())
 }
 
 async fn run(engine: &dyn Transport, sql: String, doing: &str) -> Result<(), SinkError> {

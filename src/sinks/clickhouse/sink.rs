@@ -64,7 +64,7 @@ fn arrow_failed(doing: &str) -> impl Fn(ArrowError) -> SinkError {
     move |error| SinkError::permanent(NAME, format!("{doing}: {error}")).because(error)
 }
 
-/// The batch without its last columns' ambiguity: exactly the columns of `schema`, found by name.
+/// Refuses rows that have not exactly the columns of `schema`.
 fn columns_of(target: &Target, batch: &RecordBatch, schema: &Schema) -> Result<(), SinkError> {
     let same = batch.num_columns() == schema.fields().len()
         && batch

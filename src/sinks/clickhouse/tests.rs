@@ -1,5 +1,6 @@
 //! The sink against the real engine.
 
+use std::slice;
 use std::sync::Arc;
 
 use arrow::array::*;
@@ -191,9 +192,9 @@ async fn every_type_there_and_back() {
         let fields = vec![Field::new("id", DataType::Int64, false), Field::new("v", values.data_type().clone(), true)];
         let target = target(&format!("type_{name}"), &["id"], &["id"], fields);
         test.sink.check(&target).unwrap_or_else(|error| panic!("{name}: {error}"));
-        test.sink.prepare(&[target.clone()], &[]).await.unwrap_or_else(|error| panic!("{name}: {error}"));
+        test.sink.prepare(slice::from_ref(&target), &[]).await.unwrap_or_else(|error| panic!("{name}: {error}"));
         // Preparing what is there finds nothing changed: types are compared in the engine's spelling.
-        test.sink.prepare(&[target.clone()], &[]).await.unwrap_or_else(|error| panic!("{name}: {error}"));
+        test.sink.prepare(slice::from_ref(&target), &[]).await.unwrap_or_else(|error| panic!("{name}: {error}"));
         let batch = rows(&target, vec![Arc::new(Int64Array::from_iter_values(0..5)), values]);
         // A slice in the middle of arrays must not drag the rest along.
         for (version, batch) in [(1, batch.clone()), (2, batch.slice(2, 3))] {
@@ -222,7 +223,7 @@ async fn every_scalar_type_as_a_key() {
         let values = values.slice(0, 4);
         let fields = vec![Field::new("v", values.data_type().clone(), false), Field::new("id", DataType::Int64, true)];
         let target = target(&format!("key_{name}"), &["v"], &["v"], fields);
-        test.sink.prepare(&[target.clone()], &[]).await.unwrap();
+        test.sink.prepare(slice::from_ref(&target), &[]).await.unwrap();
         let batch = rows(&target, vec![values, Arc::new(Int64Array::from_iter_values(0..4))]);
         test.sink.write(&[write(&target, 1, batch.clone(), None)]).await.unwrap();
         let key = keys(&target, &target.key, &batch);
@@ -250,7 +251,7 @@ async fn every_scalar_type_as_a_key() {
 async fn the_highest_version_wins_and_deletes_are_real() {
     let test = sink().await;
     let item = items();
-    test.sink.prepare(&[item.clone()], &[]).await.unwrap();
+    test.sink.prepare(slice::from_ref(&item), &[]).await.unwrap();
     let put = |version, pairs: &[(i64, Option<&str>)]| write(&item, version, named(&item, pairs), None);
     let all = ids(&[1, 2, 3]);
     test.sink.write(&[put(5, &[(1, Some("a")), (2, Some("b"))])]).await.unwrap();
@@ -282,7 +283,7 @@ async fn the_highest_version_wins_and_deletes_are_real() {
 async fn large_writes_are_split_and_complete() {
     let test = sink().await;
     let item = items();
-    test.sink.prepare(&[item.clone()], &[]).await.unwrap();
+    test.sink.prepare(slice::from_ref(&item), &[]).await.unwrap();
     let count = 150_000;
     let names: StringArray = (0..count).map(|id| Some(format!("name {id}"))).collect();
     let batch = rows(&item, vec![Arc::new(Int64Array::from_iter_values(0..count)), Arc::new(names)]);
@@ -297,7 +298,7 @@ async fn large_writes_are_split_and_complete() {
 async fn one_large_text() {
     let test = sink().await;
     let item = items();
-    test.sink.prepare(&[item.clone()], &[]).await.unwrap();
+    test.sink.prepare(slice::from_ref(&item), &[]).await.unwrap();
     let text = "ש`'\\\"\0🎬".repeat(200_000);
     let batch = named(&item, &[(i64::MIN, Some(&text)), (i64::MAX, Some(""))]);
     test.sink.write(&[write(&item, u64::MAX, batch.clone(), None)]).await.unwrap();
@@ -314,7 +315,7 @@ async fn what_cannot_be_held_is_refused_by_the_row() {
         Field::new("times", list, true),
     ];
     let odd = target("odd", &["id"], &["id"], fields);
-    test.sink.prepare(&[odd.clone()], &[]).await.unwrap();
+    test.sink.prepare(slice::from_ref(&odd), &[]).await.unwrap();
     let mut times = ListBuilder::new(TimestampMicrosecondBuilder::new());
     times.append_value([Some(0)]);
     times.append_value([]);
@@ -330,7 +331,7 @@ async fn what_cannot_be_held_is_refused_by_the_row() {
         ],
     );
     let other = items();
-    test.sink.prepare(&[other.clone()], &[]).await.unwrap();
+    test.sink.prepare(slice::from_ref(&other), &[]).await.unwrap();
     let writes = [write(&other, 1, named(&other, &[(1, None)]), None), write(&odd, 1, batch.clone(), None)];
     let refused = test.sink.write(&writes).await.unwrap();
     let told: Vec<(usize, usize)> = refused.iter().map(|Refused { write, row, .. }| (*write, *row)).collect();
@@ -352,13 +353,13 @@ async fn columns_are_added_and_left_but_never_changed() {
         target("item", &["id"], &["id"], all)
     };
     let first = make(vec![field("a", DataType::Utf8)]);
-    test.sink.prepare(&[first.clone()], &[]).await.unwrap();
+    test.sink.prepare(slice::from_ref(&first), &[]).await.unwrap();
     test.sink.write(&[write(&first, 1, named(&first, &[(1, Some("x"))]), None)]).await.unwrap();
     // `a` leaves, `b` and a list come.
     let list = DataType::List(Arc::new(Field::new("item", DataType::Utf8, true)));
     let second = make(vec![field("b", DataType::Int32), field("c", list)]);
     for _ in 0..2 {
-        test.sink.prepare(&[second.clone()], &[]).await.unwrap();
+        test.sink.prepare(slice::from_ref(&second), &[]).await.unwrap();
     }
     let mut lists = ListBuilder::new(StringBuilder::new());
     lists.append_value([Some("y")]);
@@ -396,7 +397,7 @@ async fn columns_are_added_and_left_but_never_changed() {
     assert_eq!(test.sink.prepare(&[foreign], &[]).await.unwrap_err().class, Class::Stop);
     // A column that is newly said to be never null still has old nulls.
     let sure = make(vec![Field::new("b", DataType::Int32, false)]);
-    test.sink.prepare(&[sure.clone()], &[]).await.unwrap();
+    test.sink.prepare(slice::from_ref(&sure), &[]).await.unwrap();
     let held = test.sink.held(&sure, &ids(&[1])).await.unwrap();
     assert!(held.column(1).is_null(0));
 }
@@ -412,10 +413,10 @@ async fn two_things_of_one_name_are_refused() {
         bridges: vec![("item".into(), vec!["id".into()])],
     };
     for name in ["item", "item_current"] {
-        let error = test.sink.prepare(&[item.clone()], &[dimension(name)]).await.unwrap_err();
+        let error = test.sink.prepare(slice::from_ref(&item), &[dimension(name)]).await.unwrap_err();
         assert!(error.class == Class::Stop && error.message.contains(name), "{error}");
     }
-    test.sink.prepare(&[item.clone()], &[dimension("ids")]).await.unwrap();
+    test.sink.prepare(slice::from_ref(&item), &[dimension("ids")]).await.unwrap();
     test.sink.write(&[write(&item, 1, named(&item, &[(1, None)]), None)]).await.unwrap();
     assert_eq!(sql(&test, "SELECT * FROM ids").await, json!([{"id": 1}]));
 }
@@ -546,7 +547,7 @@ async fn held_and_list_by_part_of_a_key() {
         RecordBatch::try_new(Arc::new(schema), vec![Arc::new(a), Arc::new(b)]).unwrap()
     };
     assert_eq!(test.sink.held(&pair, &key(&[(1, "x")])).await.unwrap(), none(&pair));
-    test.sink.prepare(&[pair.clone()], &[]).await.unwrap();
+    test.sink.prepare(slice::from_ref(&pair), &[]).await.unwrap();
     let silver = [(1, ""), (1, "a'`\\\0"), (1, "é🎬"), (2, ""), (2, "z")];
     let (mut tags, mut a, mut b) = (vec![], vec![], vec![]);
     for (x, y) in silver {
@@ -647,7 +648,7 @@ async fn one_engine_serves_many_sinks_of_one_directory() {
     again.path = again.path.join("..").join("engine");
     let same = open(again).await.unwrap();
     let item = items();
-    test.sink.prepare(&[item.clone()], &[]).await.unwrap();
+    test.sink.prepare(slice::from_ref(&item), &[]).await.unwrap();
     same.write(&[write(&item, 1, named(&item, &[(1, Some("x"))]), None)]).await.unwrap();
     same.close().await.unwrap();
     same.close().await.unwrap();
@@ -659,7 +660,7 @@ async fn one_engine_serves_many_sinks_of_one_directory() {
         tasks.push(tokio::spawn(async move {
             let test = sink().await;
             let item = items();
-            test.sink.prepare(&[item.clone()], &[]).await.unwrap();
+            test.sink.prepare(slice::from_ref(&item), &[]).await.unwrap();
             test.sink.write(&[write(&item, 1, named(&item, &[(id, None)]), None)]).await.unwrap();
             test.sink.flush(&[checkpoint("x", 1)]).await.unwrap();
             let all = test.sink.list(&item, None, 100).await.unwrap().keys;
@@ -695,7 +696,7 @@ async fn durable_writes_are_turned_on_where_they_were_off() {
     let item = items();
     let settings = "SELECT name, engine_full LIKE '%fsync_after_insert = 1%fsync_part_directory = 1%' AS on FROM system.tables \
                     WHERE database = currentDatabase() AND engine LIKE '%MergeTree' ORDER BY name";
-    test.sink.prepare(&[item.clone()], &[]).await.unwrap();
+    test.sink.prepare(slice::from_ref(&item), &[]).await.unwrap();
     assert_eq!(
         sql(&test, settings).await,
         json!([{"name": "_distributary_checkpoint", "on": 0}, {"name": "item", "on": 0}])
