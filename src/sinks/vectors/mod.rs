@@ -23,4 +23,4 @@ mod store;
 mod text;
 
 pub use config::VectorsOptions;
-pub use sink::{VectorsSink, open};
+pub use sink::{VectorsSink, check, open};

@@ -34,6 +34,14 @@ pub async fn open(options: VectorsOptions) -> Result<VectorsSink, SinkError> {
     Ok(VectorsSink { store: Arc::new(EdgeStore::open(options).await?), dimensions })
 }
 
+/// Whether a vector index can hold the target: what [`Sink::check`] says, without a sink.
+///
+/// # Errors
+/// [`crate::sinks::Class::Stop`], naming the column, its type and the cast that would help.
+pub fn check(target: &Target) -> Result<(), SinkError> {
+    encode::check(target).map_err(|why| SinkError::stop(SINK, why))
+}
+
 /// A vector index that keeps the contract of [`Sink`].
 #[derive(Debug)]
 pub struct VectorsSink {
@@ -100,7 +108,11 @@ impl VectorsSink {
                 Err(message) => refuse(row, message),
             }
         }
-        let deletes: Vec<Uuid> = sorted.deletes.into_iter().filter(|id| sorted.versions.contains_key(id) && !loses(id)).collect();
+        let is_there = |id: &Uuid| sorted.versions.contains_key(id);
+        let mut deletes: Vec<Uuid> = sorted.deletes.into_iter().filter(|id| is_there(id) && !loses(id)).collect();
+        // A point that is replaced is deleted first and gets another place in the engine: killed before the next flush, it is what it
+        // was, and not the new vector with the old payload.
+        deletes.extend(upserts.iter().map(|point: &Point| point.id).filter(is_there));
         if !deletes.is_empty() {
             self.store.delete(&target.name, deletes).await?;
         }
@@ -214,7 +226,7 @@ impl Sink for VectorsSink {
     }
 
     fn check(&self, target: &Target) -> Result<(), SinkError> {
-        encode::check(target).map_err(|why| SinkError::stop(SINK, why))
+        check(target)
     }
 
     /// The rows as they are: every value of a payload is read as it was written. Vectors are answered at length one, so compare without them.
@@ -240,7 +252,7 @@ impl Sink for VectorsSink {
             ));
         }
         for target in targets {
-            self.check(target)?;
+            check(target)?;
             self.store.prepare(&target.name).await?;
         }
         Ok(())
