@@ -3,7 +3,30 @@
 //! A *net change* is what a window of commits, or the difference of two snapshots, made of one record: the record before and the
 //! record after. Whatever way a change was seen, it comes out in this one form.
 
+mod duplicates;
+mod error;
+mod fold;
+mod json;
+mod keys;
+mod log;
+mod out;
+mod plan;
+mod scan;
+mod schema;
+mod snapshot;
+mod table;
+mod window;
+
+#[cfg(test)]
+mod tests;
+
 use arrow::array::RecordBatch;
+
+pub use error::ChangesError;
+pub(crate) use json::objects as json_objects;
+pub use plan::{From, Plan, Strategy};
+pub use snapshot::KeysError;
+pub use table::{DEFAULT_BATCH_ROWS, OnGap, Table, TableOptions};
 
 /// Net changes of some records, in the Silver table's own columns.
 #[derive(Debug, Clone)]
@@ -25,6 +48,22 @@ pub struct ChangeBatch {
     pub files_done: u64,
 }
 
+impl ChangeBatch {
+    /// No change of this table.
+    pub(crate) fn nothing(table: &Table) -> Self {
+        let records = RecordBatch::new_empty(table.schema());
+        Self {
+            before: records.clone(),
+            after: records,
+            replaced: RecordBatch::new_empty(table.key_schema()),
+            bad: Vec::new(),
+            mended: Vec::new(),
+            counts: RecordCounts::default(),
+            files_done: 0,
+        }
+    }
+}
+
 /// Why a record cannot be delivered.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 #[serde(rename_all = "snake_case")]
@@ -33,6 +72,17 @@ pub enum BadReason {
     NullKey,
     /// The table holds two different records of one key.
     DuplicateKey,
+}
+
+impl BadReason {
+    /// The code in the quarantine table.
+    #[must_use]
+    pub fn code(self) -> &'static str {
+        match self {
+            Self::NullKey => "null_key",
+            Self::DuplicateKey => "duplicate_key",
+        }
+    }
 }
 
 /// A record that cannot be delivered.

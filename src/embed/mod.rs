@@ -1,7 +1,21 @@
 //! Texts in, vectors out, on this machine. Synchronous at its core: a model lives on one thread of its own behind a bounded
-//! queue. This room knows no sink, no Delta table and no mapping.
+//! queue. This room knows no sink, no Delta table and no mapping beyond the description of a target.
+
+mod candle;
+mod chunk;
+mod hash;
+pub mod manifest;
+pub mod points;
+mod worker;
 
 use std::ops::Range;
+use std::path::{Path, PathBuf};
+use std::str::FromStr;
+
+pub use candle::Candle;
+pub use hash::HashEmbedder;
+pub use manifest::Manifest;
+pub use worker::Worker;
 
 /// Makes vectors of texts. Not shared between threads: [`Worker`] owns one.
 pub trait Embedder: Send {
@@ -12,7 +26,8 @@ pub trait Embedder: Send {
     fn dimensions(&self) -> usize;
 
     /// Splits a text into the pieces that get a vector each: byte ranges in order, which overlap where the text is longer than the
-    /// model takes, and together leave out nothing but white space. A blank text has no pieces.
+    /// model takes, and together leave out nothing but white space. A blank text, which has nothing but white space and invisible
+    /// characters, has no pieces; a text within the limit is one piece.
     ///
     /// # Errors
     /// [`EmbedError`] when the tokenizer fails.
@@ -21,12 +36,12 @@ pub trait Embedder: Send {
     /// One vector for each text, in the same order. The same text gives the same vector, alone or among others.
     ///
     /// # Errors
-    /// [`EmbedError`] when the model fails; nothing is left out silently.
+    /// [`EmbedError`] when the model fails or a text is longer than the model takes; nothing is left out or cut silently.
     fn embed(&mut self, texts: &[&str]) -> Result<Vec<Vec<f32>>, EmbedError>;
 }
 
 /// Why there are no vectors.
-#[derive(Debug, thiserror::Error)]
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum EmbedError {
     /// The model's files are missing, damaged or of another model.
     #[error("model {model}: {message}")]
@@ -39,4 +54,107 @@ pub enum EmbedError {
     /// The tokenizer or the forward pass failed.
     #[error("embedding failed: {0}")]
     Failed(String),
+}
+
+impl EmbedError {
+    pub(crate) fn model(model: &str, message: impl Into<String>) -> Self {
+        Self::Model { model: model.to_owned(), message: message.into() }
+    }
+}
+
+/// What makes the vectors: the value of `embed` in the configuration.
+#[derive(Debug, Clone, PartialEq, Eq, serde::Deserialize)]
+#[serde(try_from = "String")]
+pub enum Choice {
+    /// `off`: no vectors.
+    Off,
+    /// `hash`: [`HashEmbedder`].
+    Hash,
+    /// A built-in model, by name.
+    Model(String),
+}
+
+impl Choice {
+    /// The name of the model whose files are needed, if any are.
+    #[must_use]
+    pub fn model(&self) -> Option<&str> {
+        match self {
+            Self::Off | Self::Hash => None,
+            Self::Model(name) => Some(name),
+        }
+    }
+}
+
+impl Default for Choice {
+    fn default() -> Self {
+        Self::Model(manifest::DEFAULT_MODEL.to_owned())
+    }
+}
+
+impl FromStr for Choice {
+    type Err = EmbedError;
+
+    fn from_str(text: &str) -> Result<Self, EmbedError> {
+        match text {
+            "off" => Ok(Self::Off),
+            "hash" => Ok(Self::Hash),
+            name => manifest::builtin(name).map(|found| Self::Model(found.name)),
+        }
+    }
+}
+
+impl TryFrom<String> for Choice {
+    type Error = EmbedError;
+
+    fn try_from(text: String) -> Result<Self, EmbedError> {
+        text.parse()
+    }
+}
+
+/// The worker that makes the vectors, or none for [`Choice::Off`]. `model_dir` is where the model's files lie
+/// ([`crate::fetch::ensure`] answers it). Weights are loaded when the first text is embedded.
+///
+/// # Errors
+/// [`EmbedError::Model`] when the model is unknown, its directory is not given, or a file is missing or of another size.
+pub fn worker(choice: &Choice, model_dir: Option<&Path>) -> Result<Option<Worker>, EmbedError> {
+    match choice {
+        Choice::Off => Ok(None),
+        Choice::Hash => {
+            let embedder = HashEmbedder::new();
+            let (identity, dimensions) = (embedder.identity().to_owned(), embedder.dimensions());
+            Worker::spawn(identity, dimensions, move || Ok(Box::new(embedder) as Box<dyn Embedder>)).map(Some)
+        }
+        Choice::Model(name) => {
+            let manifest = manifest::builtin(name)?;
+            let dir: PathBuf = model_dir
+                .ok_or_else(|| EmbedError::model(name, "its files are not here; run `distributary fetch`"))?
+                .to_owned();
+            let embedder = Candle::open(manifest, &dir)?;
+            let (identity, dimensions) = (embedder.identity().to_owned(), embedder.dimensions());
+            Worker::spawn(identity, dimensions, move || Ok(Box::new(embedder) as Box<dyn Embedder>)).map(Some)
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_choice_is_off_hash_or_a_known_model() {
+        assert_eq!("off".parse(), Ok(Choice::Off));
+        assert_eq!("hash".parse(), Ok(Choice::Hash));
+        assert_eq!("all-MiniLM-L6-v2".parse(), Ok(Choice::default()));
+        let error = "MiniLM".parse::<Choice>().unwrap_err().to_string();
+        assert!(error.contains("all-MiniLM-L6-v2") && error.contains("MiniLM"), "{error}");
+    }
+
+    #[test]
+    fn off_has_no_worker_and_a_model_needs_its_files() {
+        assert!(worker(&Choice::Off, None).unwrap().is_none());
+        let error = worker(&Choice::default(), None).err().unwrap().to_string();
+        assert!(error.contains("distributary fetch"), "{error}");
+        let hash = worker(&Choice::Hash, None).unwrap().unwrap();
+        assert_eq!((hash.identity(), hash.dimensions()), ("hash-64@1", 64));
+    }
 }

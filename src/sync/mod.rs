@@ -1,1 +1,110 @@
-//! The loop: read, net, project, diff, embed, write, checkpoint. Speaks only contracts.
+//! The loop: read, net, project, diff, embed, write, checkpoint. It speaks only contracts: of [`crate::changes`], of
+//! [`crate::mapping`], of [`crate::embed`] and of [`crate::sinks`].
+//!
+//! Each lane (a Silver table and one target) has its own checkpoint in its sink. Lanes that stand at one version are served by one
+//! read; each sink works on its own task behind a bounded queue, so that one that is slow or down holds back no other.
+
+mod lane;
+mod open;
+mod points;
+mod status;
+mod table;
+mod verify;
+mod work;
+mod worker;
+
+use std::sync::Arc;
+use std::time::Instant;
+
+use tokio::sync::Mutex;
+use tokio_util::sync::CancellationToken;
+
+pub use open::{Needed, OpenError, Setup, runtime};
+pub use status::status;
+pub use verify::verify;
+
+use crate::embed::EmbedError;
+use crate::report::SyncReport;
+use crate::sinks::quarantine::{Quarantine, QuarantineError};
+use crate::sinks::{Class, SinkError};
+
+/// How a run is to be done.
+#[derive(Debug, Clone, Default)]
+pub struct Options {
+    /// Read and compare, write nothing.
+    pub dry_run: bool,
+    /// Fill lanes anew whose projection or model changed, instead of stopping.
+    pub rebuild: bool,
+    /// Told to stop: the batch under way is finished, nothing new is begun.
+    pub cancel: CancellationToken,
+    /// Hears what happens.
+    pub progress: Option<Arc<dyn Progress>>,
+}
+
+/// Hears what happens during a run, to show it.
+pub trait Progress: Send + Sync + std::fmt::Debug {
+    /// Reading of a table begins; `records` when it is known how many there are.
+    fn table(&self, table: &str, strategy: &str, records: Option<u64>);
+    /// So many records were handed to the sinks.
+    fn records(&self, table: &str, count: u64);
+    /// So many texts were embedded.
+    fn texts(&self, count: u64);
+    /// Reading of a table is over.
+    fn done(&self, table: &str);
+}
+
+/// Why a lane did not get where it should.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum LaneError {
+    #[error(transparent)]
+    Sink(#[from] SinkError),
+    #[error(transparent)]
+    Changes(#[from] crate::changes::ChangesError),
+    #[error(transparent)]
+    Embed(#[from] EmbedError),
+    #[error(transparent)]
+    Quarantine(#[from] QuarantineError),
+    #[error(transparent)]
+    DataFusion(#[from] datafusion::error::DataFusionError),
+    #[error(transparent)]
+    Arrow(#[from] arrow::error::ArrowError),
+    #[error("{0}")]
+    Stop(String),
+    #[error("{0}")]
+    Ended(String),
+}
+
+impl LaneError {
+    /// Whether a person has to decide.
+    fn stops(&self) -> bool {
+        match self {
+            Self::Sink(error) => error.class == Class::Stop,
+            Self::Changes(error) => error.is_gap(),
+            Self::Stop(_) => true,
+            _ => false,
+        }
+    }
+}
+
+/// Brings every lane to the version that its table is at.
+///
+/// # Errors
+/// Only when nothing could be tried: everything that concerns single lanes is in the report.
+pub async fn sync(setup: &Setup, options: &Options) -> Result<SyncReport, OpenError> {
+    let began = Instant::now();
+    let opened = setup.open_tables().await?;
+    let quarantine = Quarantine::open(&setup.config.quarantine, setup.storage_options()).await?;
+    let quarantine = Arc::new(Mutex::new(quarantine.with_entries_max(setup.config.quarantine_entries_max)));
+    let mut report = SyncReport { missing_tables: opened.missing.clone(), ..SyncReport::default() };
+    let mut lanes = lane::lanes(setup, &opened, options).await;
+    report.left_alone = lane::left_alone(setup).await;
+    report.tables = opened.failed.iter().map(|(name, error)| setup.unreadable(name, error)).collect();
+    for (name, table) in &opened.tables {
+        let of_table: Vec<lane::Lane> = lanes.extract_if(.., |lane| lane.table() == name).collect();
+        let run = table::Run { setup, options, table: table.clone(), quarantine: quarantine.clone() };
+        report.tables.extend(run.run(of_table).await);
+    }
+    report.interrupted = options.cancel.is_cancelled();
+    report.elapsed_ms = u64::try_from(began.elapsed().as_millis()).unwrap_or(u64::MAX);
+    Ok(report)
+}

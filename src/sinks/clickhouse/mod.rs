@@ -1,1 +1,35 @@
 //! The column store: tables, views and tombstones in ClickHouse's SQL.
+//!
+//! A target becomes a `ReplacingMergeTree(_version, _deleted)` whose sort key is the row's identity, and a view
+//! `<target>_current` that shows what is there now. A row is replaced by one with a higher `_version` and deleted by a tombstone,
+//! so writing the same rows twice changes nothing.
+//!
+//! - `config`: where the engine is and how much it may take.
+//! - `encode`: types, identifiers, literals and statements as text. Pure.
+//! - `rows`: what the engine can hold of a batch, and Arrow bytes to and from it. Pure.
+//! - `client`: what any ClickHouse must answer, and what its errors mean.
+//! - `chdb`, `abi`: the engine inside this process, the only user of the driver.
+//! - `prepare`: makes tables and views.
+//! - `sink`: the contract of [`crate::sinks`].
+//!
+//! It knows nothing of Delta, of the other sinks or of where rows come from.
+
+mod abi;
+mod chdb;
+mod client;
+mod config;
+mod encode;
+mod prepare;
+mod rows;
+mod sink;
+#[cfg(test)]
+pub(crate) mod testing;
+#[cfg(test)]
+mod tests;
+
+pub use config::ClickhouseOptions;
+pub(crate) use encode::check;
+pub use sink::{ClickhouseSink, open};
+
+/// The sink's name in errors.
+pub(crate) const NAME: &str = "clickhouse";

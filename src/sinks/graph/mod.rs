@@ -1,1 +1,31 @@
 //! The property graph: nodes, relationships and stubs in Cypher.
+//!
+//! A record of a [`Shape::Node`](crate::mapping::target::Shape::Node) target is a node, a row of a
+//! [`Shape::Relationship`](crate::mapping::target::Shape::Relationship) target a relationship. A relationship whose end has no
+//! record makes a *stub* there and owns it until the record comes, so the graph is a function of the rows it was given and not
+//! of their order. Data and checkpoints are one transaction: they become visible together.
+//!
+//! - `config`: where the graph lives.
+//! - `encode`, `calendar`: Arrow values as properties, and back; pure.
+//! - `cypher`: targets as labels and types, and the statements; pure.
+//! - `stubs`: who owns a node; pure.
+//! - `apply`: a batch, from rows to statements.
+//! - `client`: the one user of the engine.
+//! - `sink`: the contract.
+//!
+//! It knows nothing of other sinks, of Delta or of SQL.
+
+mod apply;
+mod calendar;
+mod client;
+mod config;
+mod cypher;
+mod encode;
+mod sink;
+mod stubs;
+#[cfg(test)]
+mod tests;
+
+pub use config::GraphOptions;
+pub(crate) use cypher::check;
+pub use sink::{GraphSink, open};

@@ -23,4 +23,5 @@ mod store;
 mod text;
 
 pub use config::VectorsOptions;
-pub use sink::{VectorsSink, check, open};
+pub(crate) use sink::check;
+pub use sink::{VectorsSink, open};

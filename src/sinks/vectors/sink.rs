@@ -38,7 +38,7 @@ pub async fn open(options: VectorsOptions) -> Result<VectorsSink, SinkError> {
 ///
 /// # Errors
 /// [`crate::sinks::Class::Stop`], naming the column, its type and the cast that would help.
-pub fn check(target: &Target) -> Result<(), SinkError> {
+pub(crate) fn check(target: &Target) -> Result<(), SinkError> {
     encode::check(target).map_err(|why| SinkError::stop(SINK, why))
 }
 

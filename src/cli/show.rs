@@ -1,0 +1,148 @@
+//! Reports as tables for people.
+
+use comfy_table::presets::NOTHING;
+use comfy_table::{Cell, CellAlignment, Table};
+use serde_json::{Map, Value};
+
+use super::out;
+use crate::report::{StatusReport, SyncReport, VerifyReport};
+
+fn table(header: &[&str], numbers_from: usize) -> Table {
+    let mut table = Table::new();
+    table.load_preset(NOTHING).set_header(header.to_vec());
+    for column in numbers_from..header.len() {
+        if let Some(column) = table.column_mut(column) {
+            column.set_cell_alignment(CellAlignment::Right);
+        }
+    }
+    table
+}
+
+/// What a sync did, or would do: for each table how it was read, and a line for each target.
+pub(super) fn sync(report: &SyncReport, would: bool) {
+    for read in &report.tables {
+        let from = read.from.map_or("nothing".to_owned(), |v| v.to_string());
+        let r = &read.records;
+        out(&format!(
+            "{}: {} from {from} to {} ({}). Records: {} inserted, {} updated, {} deleted, {} unchanged, {} quarantined",
+            read.table, read.strategy, read.to, read.reason, r.inserted, r.updated, r.deleted, r.unchanged, r.quarantined
+        ));
+    }
+    let header =
+        ["table", "sink", "target", "given", "unchanged", "upserts", "payloads", "deletes", "embedded", "reused", "quarantined"];
+    let mut rows = table(&header, 3);
+    for (read, t) in report.targets() {
+        let counts = [
+            t.given, t.unchanged, t.upserts, t.payload_updates, t.deletes, t.texts_embedded, t.texts_reused, t.quarantined,
+        ];
+        let mut row = vec![Cell::new(&read.table), Cell::new(t.sink.name()), Cell::new(&t.target)];
+        row.extend(counts.iter().map(|n| Cell::new(if *n == 0 { "·".to_owned() } else { n.to_string() }).set_alignment(CellAlignment::Right)));
+        rows.add_row(row);
+    }
+    if report.targets().next().is_some() {
+        out(&rows.to_string());
+    }
+    for (read, target) in report.targets() {
+        if let Some(error) = &target.error {
+            out(&format!("{} {}/{}: {error}", if target.stopped { "STOPPED" } else { "FAILED" }, read.table, target.target));
+        }
+    }
+    for table in &report.missing_tables {
+        out(&format!("skipped: the table {table} is not in the lake"));
+    }
+    for lane in &report.left_alone {
+        out(&format!("left alone: {lane} is no longer in the mapping; what it delivered is still there"));
+    }
+    if report.interrupted {
+        out("interrupted: everything written is consistent, the next sync goes on from here");
+    }
+    let seconds = report.elapsed_ms / 1000;
+    let ms = report.elapsed_ms % 1000;
+    let verb = if would { "would be sent" } else { "sent" };
+    match report.operations() {
+        0 if report.ok() => out(&format!("Nothing to do: every target holds what Silver makes of it. {seconds}.{ms:03} s")),
+        operations => out(&format!("{operations} operations {verb}. {seconds}.{ms:03} s")),
+    }
+}
+
+/// How far the lanes have come.
+pub(super) fn status(report: &StatusReport) {
+    let mut rows = table(&["table", "sink", "target", "version", "latest", "lag", "pending", "quarantined", "updated", "note"], 99);
+    let number = |n: Option<i64>| n.map_or("·".to_owned(), |n| n.to_string());
+    for lane in &report.lanes {
+        rows.add_row(vec![
+            lane.table.clone(),
+            lane.sink.name().to_owned(),
+            lane.target.clone(),
+            number(lane.version),
+            number(lane.latest),
+            number(lane.lag),
+            number(lane.pending),
+            lane.quarantined.to_string(),
+            lane.updated_at.clone().unwrap_or_else(|| "never".to_owned()),
+            lane.note.clone().unwrap_or_default(),
+        ]);
+    }
+    out(&rows.to_string());
+}
+
+/// What a comparison found.
+pub(super) fn verify(report: &VerifyReport) {
+    let header = ["table", "sink", "target", "version", "equal", "missing", "extra", "different", "quarantined"];
+    let mut rows = table(&header, 3);
+    for t in &report.targets {
+        rows.add_row(vec![
+            t.table.clone(),
+            t.sink.name().to_owned(),
+            t.target.clone(),
+            t.version.map_or("never".to_owned(), |v| v.to_string()),
+            t.equal.to_string(),
+            t.missing.to_string(),
+            t.extra.to_string(),
+            t.different.to_string(),
+            t.quarantined.to_string(),
+        ]);
+    }
+    out(&rows.to_string());
+    for t in &report.targets {
+        for example in &t.examples {
+            out(&format!("{}/{}: {example}", t.table, t.target));
+        }
+        if let Some(error) = &t.error {
+            out(&format!("{}/{}: not compared: {error}", t.table, t.target));
+        }
+    }
+    let bad = report.targets.iter().filter(|t| !t.ok()).count();
+    out(&match bad {
+        0 => format!("All {} targets hold exactly what Silver makes of them.", report.targets.len()),
+        bad => format!("{bad} of {} targets differ.", report.targets.len()),
+    });
+}
+
+/// Answers of an engine.
+pub(super) fn answers(rows: &[Map<String, Value>]) {
+    let Some(first) = rows.first() else {
+        out("no rows");
+        return;
+    };
+    let mut header: Vec<&str> = first.keys().map(String::as_str).collect();
+    for key in rows.iter().flat_map(Map::keys) {
+        if !header.contains(&key.as_str()) {
+            header.push(key);
+        }
+    }
+    let mut shown = table(&header, 99);
+    for row in rows {
+        shown.add_row(header.iter().map(|key| row.get(*key).map_or_else(String::new, cell)));
+    }
+    out(&shown.to_string());
+}
+
+fn cell(value: &Value) -> String {
+    match value {
+        Value::String(text) => text.clone(),
+        Value::Null => "·".to_owned(),
+        Value::Array(items) => items.iter().map(cell).collect::<Vec<_>>().join(", "),
+        other => other.to_string(),
+    }
+}

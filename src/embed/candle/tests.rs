@@ -1,0 +1,214 @@
+//! The model against its reference and against itself. Fetches the weights when they are not in the cache.
+
+use std::time::Instant;
+
+use proptest::prelude::*;
+
+use super::super::manifest::{DEFAULT_MODEL, builtin};
+use super::*;
+use crate::fetch;
+
+fn model_dir() -> PathBuf {
+    static DIR: OnceLock<PathBuf> = OnceLock::new();
+    DIR.get_or_init(|| {
+        let wanted = fetch::Wanted { library: false, model: Some(DEFAULT_MODEL.to_owned()) };
+        fetch::ensure(&wanted, &fetch::Options::from_env(), &mut |_| {}).unwrap().model_dir.unwrap()
+    })
+    .clone()
+}
+
+fn open() -> Candle {
+    Candle::open(builtin(DEFAULT_MODEL).unwrap(), &model_dir()).unwrap()
+}
+
+/// The reference: 200 texts and what sentence-transformers makes of them.
+fn reference() -> (Vec<String>, Vec<Vec<f32>>) {
+    let document: serde_json::Value = serde_json::from_str(include_str!("../../../tests/reference/all-MiniLM-L6-v2.json")).unwrap();
+    let texts: Vec<String> = serde_json::from_value(document["texts"].clone()).unwrap();
+    let bytes = include_bytes!("../../../tests/reference/all-MiniLM-L6-v2.f32");
+    let floats: Vec<f32> = bytes.as_chunks::<4>().0.iter().map(|b| f32::from_le_bytes(*b)).collect();
+    (texts, floats.chunks(384).map(<[f32]>::to_vec).collect())
+}
+
+fn dot(a: &[f32], b: &[f32]) -> f64 {
+    a.iter().zip(b).map(|(x, y)| f64::from(*x) * f64::from(*y)).sum()
+}
+
+fn farthest(a: &[f32], b: &[f32]) -> f32 {
+    assert_eq!(a.len(), b.len());
+    a.iter().zip(b).map(|(x, y)| (x - y).abs()).fold(0.0, f32::max)
+}
+
+#[test]
+fn the_same_text_alone_and_in_any_batch_gives_the_same_vector() {
+    let mut model = open();
+    let (texts, _) = reference();
+    let texts: Vec<&str> = texts.iter().map(String::as_str).collect();
+    let together = model.embed(&texts).unwrap();
+    let backwards = model.embed(&texts.iter().rev().copied().collect::<Vec<_>>()).unwrap();
+    for (i, text) in texts.iter().enumerate().step_by(3) {
+        let alone = model.embed(&[text]).unwrap().remove(0);
+        assert!(farthest(&alone, &together[i]) <= 1e-5, "{text:?}");
+        assert!(farthest(&alone, &backwards[texts.len() - 1 - i]) <= 1e-5, "{text:?}");
+    }
+}
+
+#[test]
+fn vectors_equal_those_of_sentence_transformers() {
+    let mut model = open();
+    let (texts, wanted) = reference();
+    assert_eq!((texts.len(), wanted.len()), (200, 200));
+    let refs: Vec<&str> = texts.iter().map(String::as_str).collect();
+    let begun = Instant::now();
+    model.embed(&refs[..1]).unwrap();
+    let loaded = begun.elapsed();
+    let begun = Instant::now();
+    let vectors = model.embed(&refs).unwrap();
+    let embedded = begun.elapsed();
+    let (mut least, mut most) = (1.0_f64, 0.0_f32);
+    for ((text, vector), wanted) in texts.iter().zip(&vectors).zip(&wanted) {
+        let cosine = dot(vector, wanted) / (dot(vector, vector) * dot(wanted, wanted)).sqrt();
+        least = least.min(cosine);
+        most = most.max(farthest(vector, wanted));
+        assert!(cosine >= 0.9999, "{cosine} for {text:?}");
+        assert!((dot(vector, vector) - 1.0).abs() < 1e-5);
+    }
+    assert!(most < 1e-4, "{most}");
+    println!("load {loaded:?}, 200 texts {embedded:?}, least cosine {least:.9}, farthest {most:.2e}");
+    let cat = &vectors[texts.iter().position(|t| t == "The cat sits outside").unwrap()];
+    assert!(farthest(&cat[..4], &[0.139_191_12, 0.003_029_11, 0.047_014_75, 0.039_573_8]) < 1e-5);
+}
+
+#[test]
+fn odd_texts_have_one_piece_or_none_and_a_vector() {
+    let mut model = open();
+    for text in ["", " \n\t", "\u{200b}\u{200d}\u{feff}", "\0\0", "\u{ad}"] {
+        assert!(model.chunk(text).unwrap().is_empty(), "{text:?}");
+    }
+    for text in ["\u{301}", "a\u{200b}b", "a\0b\u{7}c", "日本語 и русский, עברית عربي", "👨‍👩‍👧‍👦", "[CLS][SEP][PAD]", "ﷺ", "a"] {
+        assert_eq!(model.chunk(text).unwrap(), [0..text.len()], "{text:?}");
+        let vector = model.embed(&[text]).unwrap().remove(0);
+        assert!(vector.iter().all(|x| x.is_finite()) && (dot(&vector, &vector) - 1.0).abs() < 1e-5, "{text:?}");
+    }
+    assert!(model.embed(&[]).unwrap().is_empty());
+}
+
+/// What every cut must keep: order, cover, the limit, and what the pieces may share.
+fn check_pieces(model: &Candle, text: &str) {
+    let pieces = model.chunk(text).unwrap();
+    let tokenizer = model.tokenizer().unwrap();
+    let count = |text: &str| tokenizer.encode_fast(text, true).unwrap().len();
+    if chunk::blank(text) {
+        assert!(pieces.is_empty());
+        return;
+    }
+    if count(text) <= 256 {
+        assert_eq!(pieces, [0..text.len()]);
+        return;
+    }
+    assert!(pieces.len() > 1);
+    assert_eq!((pieces[0].start, pieces[pieces.len() - 1].end), (0, text.len()));
+    for piece in &pieces {
+        assert!(count(&text[piece.clone()]) <= 256);
+    }
+    for pair in pieces.windows(2) {
+        assert!(pair[0].start < pair[1].start && pair[0].end < pair[1].end);
+        if pair[1].start < pair[0].end {
+            assert!(count(&text[pair[1].start..pair[0].end]) <= 32 + SPECIAL_TOKENS);
+        } else {
+            assert!(text[pair[0].end..pair[1].start].trim().is_empty());
+        }
+    }
+}
+
+#[test]
+fn long_texts_are_cut_within_the_limit_and_nothing_is_lost() {
+    let model = open();
+    let (texts, _) = reference();
+    check_pieces(&model, &texts.join(" "));
+    check_pieces(&model, &texts.join("\n"));
+    check_pieces(&model, &texts.concat());
+    for unit in ["word ", "日本", "a.", "\u{200b}x", "ﷺ ", "é\u{301}\u{302} ", "👍", "[SEP]", "İΐᾢ한 ", "(\"x.\") ", "한글", "\0y\u{7} "] {
+        check_pieces(&model, &unit.repeat(700));
+    }
+}
+
+#[test]
+fn a_huge_text_is_cut_in_linear_time() {
+    let model = open();
+    model.chunk(&"warm up ".repeat(100)).unwrap();
+    let small = "It was said, not without reason, that rivers remember. ".repeat(20_000);
+    assert!(small.len() > 1 << 20);
+    let time = |text: &str| {
+        let begun = Instant::now();
+        let pieces = model.chunk(text).unwrap();
+        assert!(pieces.len() > 1000);
+        begun.elapsed().as_secs_f64()
+    };
+    let (one, four) = (time(&small), time(&small.repeat(4)));
+    println!("1 MB cut in {one:.2} s, 4 MB in {four:.2} s");
+    // Sixteen times would be quadratic; machines are shared, so half of that is room enough.
+    assert!(four < one * 8.0 + 0.5, "{one} {four}");
+    // No token ends these: one piece, however long.
+    assert_eq!(model.chunk(&"x".repeat(1 << 20)).unwrap(), [0..1 << 20]);
+    let marks = "\u{301}".repeat(1 << 17);
+    assert_eq!(model.chunk(&marks).unwrap(), [0..marks.len()]);
+}
+
+#[test]
+fn a_text_over_the_limit_is_refused_not_cut() {
+    let mut model = open();
+    let error = model.embed(&[&"word ".repeat(300)]).unwrap_err().to_string();
+    assert!(error.contains("302 tokens") && error.contains("256"), "{error}");
+}
+
+#[test]
+fn damaged_files_are_refused_by_name() {
+    let dir = tempfile::tempdir().unwrap();
+    let manifest = builtin(DEFAULT_MODEL).unwrap();
+    let error = Candle::open(manifest.clone(), dir.path()).unwrap_err().to_string();
+    assert!(error.contains("config.json") && error.contains("distributary fetch"), "{error}");
+
+    for file in manifest.files.keys() {
+        std::fs::copy(model_dir().join(file), dir.path().join(file)).unwrap();
+    }
+    let weights = dir.path().join("model.safetensors");
+    let mut content = std::fs::read(&weights).unwrap();
+    *content.last_mut().unwrap() ^= 1;
+    std::fs::write(&weights, &content).unwrap();
+    let mut model = Candle::open(manifest.clone(), dir.path()).unwrap();
+    let error = model.embed(&["a"]).unwrap_err().to_string();
+    assert!(error.contains("model.safetensors") && error.contains("SHA-256") && error.contains("53aa5117"), "{error}");
+
+    content.pop();
+    std::fs::write(&weights, &content).unwrap();
+    let error = Candle::open(manifest, dir.path()).unwrap_err().to_string();
+    assert!(error.contains("90868375") && error.contains("90868376"), "{error}");
+}
+
+#[test]
+fn batches_keep_every_text_once_within_the_budget() {
+    assert_eq!(batches(&[], 100), Vec::<Vec<usize>>::new());
+    assert_eq!(batches(&[300], 100), [[0]]);
+    assert_eq!(batches(&[10, 50, 40, 5], 100), [vec![1, 2], vec![0, 3]]);
+}
+
+proptest! {
+    #[test]
+    fn batches_hold_for_any_lengths(lengths in prop::collection::vec(0_usize..300, 0..60), budget in 0_usize..600) {
+        let made = batches(&lengths, budget);
+        let mut seen: Vec<usize> = made.concat();
+        seen.sort_unstable();
+        prop_assert_eq!(seen, (0..lengths.len()).collect::<Vec<_>>());
+        for batch in &made {
+            let longest = batch.iter().map(|i| lengths[*i]).max().unwrap();
+            prop_assert!(batch.len() == 1 || longest * batch.len() <= budget);
+        }
+    }
+
+    #[test]
+    fn any_text_is_cut_within_the_limit(units in prop::collection::vec("\\PC{1,12}|[a-z]{1,60}|[ .\n\"!。]{1,3}|[\u{0}-\u{1f}\u{200b}\u{301}]{1,3}", 1..400)) {
+        static MODEL: OnceLock<Candle> = OnceLock::new();
+        check_pieces(MODEL.get_or_init(open), &units.concat());
+    }
+}

@@ -1,0 +1,122 @@
+//! A cheap embedder that needs no model: a bag of hashed words. For tests of everything around vectors, and for trying a set-up;
+//! texts that share words are near each other, meaning it has none.
+
+use std::ops::Range;
+
+use xxhash_rust::xxh3::xxh3_64;
+
+use super::chunk::{self, Token};
+use super::{EmbedError, Embedder};
+
+const IDENTITY: &str = "hash-64@1";
+/// One for each bit of a hash.
+const DIMENSIONS: usize = 64;
+/// As many words as the default model takes tokens, so that texts are cut in both.
+const MAX_WORDS: usize = 256;
+const OVERLAP_WORDS: usize = 32;
+
+/// `embed: hash`: each word adds one or takes one from each of 64 dimensions, by the bits of its XXH3-64.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct HashEmbedder;
+
+impl HashEmbedder {
+    /// The embedder.
+    #[must_use]
+    pub fn new() -> Self {
+        Self
+    }
+}
+
+impl Embedder for HashEmbedder {
+    fn identity(&self) -> &str {
+        IDENTITY
+    }
+
+    fn dimensions(&self) -> usize {
+        DIMENSIONS
+    }
+
+    fn chunk(&self, text: &str) -> Result<Vec<Range<usize>>, EmbedError> {
+        Ok(chunk::split(text, &words(text), MAX_WORDS, OVERLAP_WORDS))
+    }
+
+    fn embed(&mut self, texts: &[&str]) -> Result<Vec<Vec<f32>>, EmbedError> {
+        texts.iter().map(|text| vector(text)).collect()
+    }
+}
+
+/// The words of a text: what white space parts.
+pub(super) fn words(text: &str) -> Vec<Token> {
+    let base = text.as_ptr().addr();
+    let places = text.split_whitespace().enumerate().map(|(number, word)| {
+        let start = word.as_ptr().addr() - base;
+        (start..start + word.len(), u32::try_from(number).ok())
+    });
+    chunk::tokens(text, places)
+}
+
+fn vector(text: &str) -> Result<Vec<f32>, EmbedError> {
+    let mut sums = [0_i32; DIMENSIONS];
+    let mut add = |word: &str| {
+        let hash = xxh3_64(word.as_bytes());
+        for (bit, sum) in sums.iter_mut().enumerate() {
+            *sum += if hash >> bit & 1 == 1 { 1 } else { -1 };
+        }
+    };
+    let mut count = 0_usize;
+    for word in text.split_whitespace() {
+        add(&word.to_lowercase());
+        count += 1;
+    }
+    if count > MAX_WORDS {
+        return Err(EmbedError::Failed(format!("a text has {count} words, {IDENTITY} takes {MAX_WORDS}: cut it into chunks first")));
+    }
+    // An even number of words can cancel out, and a text without words has nothing to add: the whole text is one more word.
+    if count.is_multiple_of(2) {
+        add(text);
+    }
+    let length = sums.iter().map(|sum| f64::from(*sum).powi(2)).sum::<f64>().sqrt();
+    #[allow(clippy::cast_possible_truncation)] // Rounding to the vector's precision is meant.
+    Ok(sums.iter().map(|sum| (f64::from(*sum) / length) as f32).collect())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn cosine(a: &[f32], b: &[f32]) -> f32 {
+        a.iter().zip(b).map(|(x, y)| x * y).sum()
+    }
+
+    #[test]
+    fn vectors_are_unit_deterministic_and_near_where_words_are_shared() {
+        let mut hash = HashEmbedder::new();
+        let texts = ["the cat sits outside", "The cat sits inside", "nobody expects a storm", "", " ", "a"];
+        let vectors = hash.embed(&texts).unwrap();
+        for (text, vector) in texts.iter().zip(&vectors) {
+            assert_eq!(vector.len(), 64);
+            assert!((cosine(vector, vector) - 1.0).abs() < 1e-6, "{text:?}");
+            assert_eq!(vector, &hash.embed(&[text]).unwrap()[0]);
+        }
+        assert!(cosine(&vectors[0], &vectors[1]) > cosine(&vectors[0], &vectors[2]) + 0.2);
+    }
+
+    #[test]
+    fn a_text_over_the_limit_is_refused_and_its_chunks_are_taken() {
+        let mut hash = HashEmbedder::new();
+        let text = "word ".repeat(257);
+        assert!(hash.embed(&[&text]).is_err());
+        let pieces = hash.chunk(&text).unwrap();
+        assert_eq!(pieces.len(), 2);
+        let texts: Vec<&str> = pieces.into_iter().map(|r| &text[r]).collect();
+        assert_eq!(hash.embed(&texts).unwrap().len(), 2);
+    }
+
+    #[test]
+    fn a_huge_text_without_a_space_is_one_word() {
+        let mut hash = HashEmbedder::new();
+        let text = "é".repeat(1 << 20);
+        assert_eq!(hash.chunk(&text).unwrap(), [0..text.len()]);
+        assert_eq!(hash.embed(&[&text]).unwrap().len(), 1);
+    }
+}

@@ -1,0 +1,392 @@
+//! The contract of [`crate::sinks`] on a ClickHouse. Speaks to it through the transport alone; types and texts come from `encode`
+//! and `rows`.
+//!
+//! A write is an insert of rows with their `_version`, a delete an insert of tombstones. An insert is stored when it is answered, so
+//! [`Sink::flush`] has only the checkpoints left to write.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use arrow::array::{Array, ArrayRef, BooleanArray, RecordBatch, StringArray, UInt8Array, UInt64Array};
+use arrow::compute::filter_record_batch;
+use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
+use arrow::error::ArrowError;
+use async_trait::async_trait;
+use serde::Deserialize;
+
+use super::NAME;
+use super::chdb::Chdb;
+use super::client::{External, Transport};
+use super::config::ClickhouseOptions;
+use super::encode::{
+    CHECKPOINTS, DELETED, KEYS, VERSION, check, column_type, create_checkpoints, is_nested, literal, qualified, quote,
+    quoted_list, tuple,
+};
+use super::prepare::prepare;
+use super::rows;
+use crate::mapping::target::{Dimension, Target};
+use crate::sinks::{Checkpoint, Page, Query, Refused, Sink, SinkError, SinkKind, Write};
+
+/// Rows of one insert. Enough that the engine makes large parts, little enough that a batch is not held twice.
+const INSERT_ROWS_MAX: usize = 65_536;
+/// Arrow bytes of one insert, about.
+const INSERT_BYTES_MAX: usize = 64 << 20;
+
+/// A ClickHouse that holds tables.
+#[derive(Debug)]
+pub struct ClickhouseSink {
+    engine: Box<dyn Transport>,
+    database: String,
+    fsync: bool,
+}
+
+/// Opens the embedded engine and makes its directory and database where they are missing. Opening a directory again in the same
+/// process joins the engine that runs; it ends with the last sink.
+///
+/// # Errors
+/// [`crate::sinks::Class::Stop`] when another process holds the directory or a newer engine wrote it; permanent when the library or the
+/// directory cannot be used, or this process runs the engine on another directory.
+pub async fn open(options: ClickhouseOptions) -> Result<ClickhouseSink, SinkError> {
+    let (database, fsync) = (options.database.clone(), options.fsync);
+    let engine = Box::new(Chdb::open(options).await?);
+    Ok(ClickhouseSink { engine, database, fsync })
+}
+
+/// A checkpoint as it is stored.
+#[derive(Debug, Deserialize)]
+struct Stored {
+    lane: String,
+    checkpoint: String,
+    revision: u64,
+}
+
+fn arrow_failed(doing: &str) -> impl Fn(ArrowError) -> SinkError {
+    move |error| SinkError::permanent(NAME, format!("{doing}: {error}")).because(error)
+}
+
+/// The batch without its last columns' ambiguity: exactly the columns of `schema`, found by name.
+fn columns_of(target: &Target, batch: &RecordBatch, schema: &Schema) -> Result<(), SinkError> {
+    let same = batch.num_columns() == schema.fields().len()
+        && batch
+            .schema_ref()
+            .fields()
+            .iter()
+            .zip(schema.fields())
+            .all(|(is, needed)| is.name() == needed.name() && is.data_type().equals_datatype(needed.data_type()));
+    if same {
+        return Ok(());
+    }
+    let message = format!("{}: the rows have the columns {:?}, the target has {schema:?}", target.name, batch.schema());
+    Err(SinkError::permanent(NAME, message))
+}
+
+impl ClickhouseSink {
+    /// Inserts rows with their version, a bounded part at a time.
+    async fn insert(&self, target: &Target, rows: &RecordBatch, version: u64, deleted: bool) -> Result<(), SinkError> {
+        let doing = format!("writing {} of {}", if deleted { "tombstones" } else { "rows" }, target.name);
+        let wire = rows::to_wire(rows).map_err(arrow_failed(&doing))?;
+        let mut fields = wire.schema_ref().fields().to_vec();
+        fields.push(Arc::new(Field::new(VERSION, DataType::UInt64, false)));
+        if deleted {
+            fields.push(Arc::new(Field::new(DELETED, DataType::UInt8, false)));
+        }
+        let names: Vec<&String> = fields.iter().map(|field| field.name()).collect();
+        let sql = format!("INSERT INTO {} ({})", qualified(&self.database, &target.name), quoted_list(&names));
+        let schema: SchemaRef = Arc::new(Schema::new(fields));
+        let fitting = INSERT_BYTES_MAX.saturating_mul(wire.num_rows()) / wire.get_array_memory_size().max(1);
+        let part = fitting.clamp(1, INSERT_ROWS_MAX);
+        for start in (0..wire.num_rows()).step_by(part) {
+            let slice = wire.slice(start, part.min(wire.num_rows() - start));
+            let mut columns = slice.columns().to_vec();
+            columns.push(Arc::new(UInt64Array::from_value(version, slice.num_rows())));
+            if deleted {
+                columns.push(Arc::new(UInt8Array::from_value(1, slice.num_rows())));
+            }
+            let bytes = RecordBatch::try_new(schema.clone(), columns)
+                .and_then(|batch| rows::encode(&batch))
+                .map_err(arrow_failed(&doing))?;
+            self.engine.insert(sql.clone(), bytes).await.map_err(|error| error.during(&doing))?;
+        }
+        Ok(())
+    }
+
+    /// Takes one write; answers the rows that the engine cannot hold.
+    async fn write_one(&self, index: usize, write: &Write) -> Result<Vec<Refused>, SinkError> {
+        let target = &write.target;
+        let mut refused = Vec::new();
+        if write.upserts.num_rows() > 0 {
+            let image = self.image(target, &write.upserts)?;
+            let (kept, reasons) = holdable(target, &image)?;
+            refused.extend(reasons.into_iter().map(|(row, message)| Refused { write: index, row, message }));
+            self.insert(target, &kept, write.version, false).await?;
+        }
+        if write.deletes.num_rows() > 0 {
+            let given = write.deletes.schema();
+            if target.key.iter().any(|name| given.field_with_name(name).is_err()) {
+                let message =
+                    format!("{}: a tombstone needs the columns {:?}, given {given:?}", target.name, target.key);
+                return Err(SinkError::permanent(NAME, message));
+            }
+            // What was never held needs no tombstone.
+            let (kept, _) = holdable(target, &write.deletes)?;
+            self.insert(target, &kept, write.version, true).await?;
+        }
+        Ok(refused)
+    }
+
+    async fn stored(&self, lanes: Option<&[String]>) -> Result<Vec<Stored>, SinkError> {
+        let doing = "reading checkpoints";
+        let only = lanes.map_or_else(String::new, |lanes| {
+            let lanes: Vec<String> = lanes.iter().map(|lane| literal(lane)).collect();
+            format!(" WHERE lane IN ({})", lanes.join(", "))
+        });
+        let from = qualified(&self.database, CHECKPOINTS);
+        let sql = format!("SELECT lane, checkpoint, revision FROM {from} FINAL{only} ORDER BY lane");
+        match self.engine.query(sql, "JSONEachRow").await {
+            Ok(bytes) => serde_json::Deserializer::from_slice(&bytes)
+                .into_iter()
+                .collect::<Result<_, _>>()
+                .map_err(|error| SinkError::permanent(NAME, format!("{doing}: they cannot be read")).because(error)),
+            Err(error) if error.absent() => Ok(Vec::new()),
+            Err(error) => Err(error.during(doing)),
+        }
+    }
+}
+
+/// The rows that the engine can hold, and the others with the reason.
+fn holdable(target: &Target, image: &RecordBatch) -> Result<(RecordBatch, Vec<(usize, String)>), SinkError> {
+    let doing = format!("checking rows of {}", target.name);
+    let reasons = rows::refusals(image, &target.key).map_err(arrow_failed(&doing))?;
+    if reasons.is_empty() {
+        return Ok((image.clone(), reasons));
+    }
+    let mut keep = vec![true; image.num_rows()];
+    for (row, _) in &reasons {
+        keep[*row] = false;
+    }
+    let kept = filter_record_batch(image, &BooleanArray::from(keep)).map_err(arrow_failed(&doing))?;
+    Ok((kept, reasons))
+}
+
+/// The keys as a table that a statement can read.
+fn external(target: &Target, keys: &RecordBatch) -> Result<External, SinkError> {
+    let mut structure = Vec::new();
+    for (field, column) in keys.schema_ref().fields().iter().zip(keys.columns()) {
+        let (name, kind) = (field.name(), field.data_type());
+        let known = target.schema.field_with_name(name).is_ok_and(|f| f.data_type().equals_datatype(kind));
+        if !known || is_nested(kind) {
+            return Err(SinkError::permanent(NAME, format!("{}: cannot look up rows by `{name}` {kind}", target.name)));
+        }
+        let kind = column_type(kind, column.null_count() > 0)
+            .map_err(|error| SinkError::permanent(NAME, format!("{}: `{name}`: {}", target.name, error.reason)))?;
+        structure.push(format!("{} {kind}", quote(name)));
+    }
+    let wire = rows::to_wire(keys).and_then(|wire| rows::encode(&wire));
+    let rows = wire.map_err(arrow_failed(&format!("sending keys of {}", target.name)))?;
+    Ok(External { name: KEYS, structure: structure.join(", "), rows })
+}
+
+/// The condition that a key lies after the one that a cursor names.
+fn after_cursor(target: &Target, keys: &Schema, cursor: &str) -> Result<String, SinkError> {
+    let bad = || SinkError::permanent(NAME, format!("{}: not a place in its list of keys: {cursor}", target.name));
+    let texts: Vec<String> = serde_json::from_str(cursor).map_err(|error| bad().because(error))?;
+    if texts.len() != keys.fields().len() {
+        return Err(bad());
+    }
+    let values = keys
+        .fields()
+        .iter()
+        .zip(&texts)
+        .map(|(field, text)| match field.data_type() {
+            DataType::Utf8 => Ok(literal(text)),
+            DataType::Binary => Ok(format!("unhex({})", literal(text))),
+            kind => {
+                column_type(kind, false).map(|kind| format!("CAST({} AS {kind})", literal(text))).map_err(|_| bad())
+            }
+        })
+        .collect::<Result<Vec<_>, _>>()?;
+    let (Some(first), Some(value)) = (target.record_key.first(), values.first()) else {
+        return Err(bad());
+    };
+    if values.len() == 1 {
+        return Ok(format!("{} > {value}", quote(first)));
+    }
+    // The first column alone lets the engine skip what lies before.
+    Ok(format!("{} >= {value} AND {} > tuple({})", quote(first), tuple(&target.record_key), values.join(", ")))
+}
+
+/// The last key of a page as text.
+fn cursor(keys: &RecordBatch) -> Result<Option<String>, ArrowError> {
+    let Some(last) = keys.num_rows().checked_sub(1) else {
+        return Ok(None);
+    };
+    let texts = keys.columns().iter().map(|column| rows::key_text(column, last)).collect::<Result<Vec<_>, _>>()?;
+    Ok(Some(serde_json::Value::from(texts).to_string()))
+}
+
+#[async_trait]
+impl Sink for ClickhouseSink {
+    fn kind(&self) -> SinkKind {
+        SinkKind::Clickhouse
+    }
+
+    fn check(&self, target: &Target) -> Result<(), SinkError> {
+        check(target)
+    }
+
+    fn image(&self, target: &Target, rows: &RecordBatch) -> Result<RecordBatch, SinkError> {
+        columns_of(target, rows, &target.schema)?;
+        rows::image(rows).map_err(arrow_failed(&format!("rows of {}", target.name)))
+    }
+
+    async fn prepare(&self, targets: &[Arc<Target>], dimensions: &[Dimension]) -> Result<(), SinkError> {
+        prepare(self.engine.as_ref(), &self.database, self.fsync, targets, dimensions).await
+    }
+
+    async fn checkpoints(&self) -> Result<Vec<Checkpoint>, SinkError> {
+        let stored = self.stored(None).await?;
+        stored
+            .into_iter()
+            .map(|row| {
+                serde_json::from_str(&row.checkpoint).map_err(|error| {
+                    let message =
+                        format!("the checkpoint of {} cannot be read: was it written by a newer version?", row.lane);
+                    SinkError::stop(NAME, message).because(error)
+                })
+            })
+            .collect()
+    }
+
+    async fn write(&self, writes: &[Write]) -> Result<Vec<Refused>, SinkError> {
+        let mut refused = Vec::new();
+        for (index, write) in writes.iter().enumerate() {
+            refused.extend(self.write_one(index, write).await?);
+        }
+        Ok(refused)
+    }
+
+    async fn flush(&self, checkpoints: &[Checkpoint]) -> Result<(), SinkError> {
+        if checkpoints.is_empty() {
+            return Ok(());
+        }
+        let doing = "storing checkpoints";
+        let lanes: Vec<String> = checkpoints.iter().map(|checkpoint| checkpoint.lane.name()).collect();
+        let there: HashMap<String, Stored> =
+            self.stored(Some(&lanes)).await?.into_iter().map(|row| (row.lane.clone(), row)).collect();
+        let (mut names, mut texts, mut revisions) = (Vec::new(), Vec::new(), Vec::new());
+        for (lane, checkpoint) in lanes.into_iter().zip(checkpoints) {
+            let text =
+                serde_json::to_string(checkpoint).map_err(|error| SinkError::permanent(NAME, doing).because(error))?;
+            let now = there.get(&lane);
+            // The same checkpoint again: the answer to the first call was lost.
+            if now.is_some_and(|now| now.revision == checkpoint.revision && now.checkpoint == text) {
+                continue;
+            }
+            let now = now.map_or(0, |now| now.revision);
+            if now.checked_add(1) != Some(checkpoint.revision) {
+                return Err(SinkError::stop(
+                    NAME,
+                    format!(
+                        "the checkpoint of {lane} is at revision {now}, this run would make it {}: another run has moved it. Let that one finish, then sync again",
+                        checkpoint.revision
+                    ),
+                ));
+            }
+            names.push(lane);
+            texts.push(text);
+            revisions.push(checkpoint.revision);
+        }
+        if names.is_empty() {
+            return Ok(());
+        }
+        if there.is_empty() {
+            let sql = create_checkpoints(&self.database, self.fsync);
+            self.engine.query(sql, "Null").await.map_err(|error| error.during(doing))?;
+        }
+        let columns: Vec<(&str, ArrayRef)> = vec![
+            ("lane", Arc::new(StringArray::from(names))),
+            ("checkpoint", Arc::new(StringArray::from(texts))),
+            ("revision", Arc::new(UInt64Array::from(revisions))),
+        ];
+        let bytes =
+            RecordBatch::try_from_iter(columns).and_then(|batch| rows::encode(&batch)).map_err(arrow_failed(doing))?;
+        let sql = format!("INSERT INTO {} (lane, checkpoint, revision)", qualified(&self.database, CHECKPOINTS));
+        self.engine.insert(sql, bytes).await.map_err(|error| error.during(doing))
+    }
+
+    async fn held(&self, target: &Target, keys: &RecordBatch) -> Result<RecordBatch, SinkError> {
+        let doing = format!("reading rows of {}", target.name);
+        let reasons = rows::refusals(keys, &[]).map_err(arrow_failed(&doing))?;
+        // Keys that cannot be held are not held.
+        let keys = if reasons.is_empty() { keys.clone() } else { holdable(target, keys)?.0 };
+        if keys.num_rows() == 0 || keys.num_columns() == 0 {
+            return Ok(RecordBatch::new_empty(target.schema.clone()));
+        }
+        let table = external(target, &keys)?;
+        let names: Vec<String> = keys.schema_ref().fields().iter().map(|field| field.name().clone()).collect();
+        let columns: Vec<&String> = target.schema.fields().iter().map(|field| field.name()).collect();
+        // A condition on the key holds for all versions of a row alike, so it may be asked before they are merged.
+        let whole = names.iter().all(|name| target.key.contains(name));
+        // Columns, not a tuple made of them: the engine finds them in its index.
+        let list = quoted_list(&names);
+        let nulls = keys.columns().iter().any(|column| column.null_count() > 0);
+        let sql = format!(
+            "SELECT {} FROM {} FINAL {} ({list}) IN (SELECT {list} FROM {}){}",
+            quoted_list(&columns),
+            qualified(&self.database, &target.name),
+            if whole { "PREWHERE" } else { "WHERE" },
+            quote(table.name),
+            if nulls { " SETTINGS transform_null_in = 1" } else { "" }
+        );
+        match self.engine.query_with(sql, "ArrowStream", table).await {
+            Ok(bytes) => rows::decode(&bytes, &target.schema).map_err(arrow_failed(&doing)),
+            Err(error) if error.absent() => Ok(RecordBatch::new_empty(target.schema.clone())),
+            Err(error) => Err(error.during(&doing)),
+        }
+    }
+
+    async fn list(&self, target: &Target, after: Option<&str>, limit: usize) -> Result<Page, SinkError> {
+        let doing = format!("listing keys of {}", target.name);
+        let limit = limit.max(1);
+        let fields: Vec<Field> = target
+            .record_key
+            .iter()
+            .map(|name| target.schema.field_with_name(name).cloned())
+            .collect::<Result<_, _>>()
+            .map_err(arrow_failed(&doing))?;
+        let schema: SchemaRef = Arc::new(Schema::new(fields));
+        let condition = match after {
+            Some(place) => format!(" WHERE {}", after_cursor(target, &schema, place)?),
+            None => String::new(),
+        };
+        let names = quoted_list(&target.record_key);
+        let sql = format!(
+            "SELECT DISTINCT {names} FROM {} FINAL{condition} ORDER BY {names} LIMIT {limit}",
+            qualified(&self.database, &target.name)
+        );
+        let keys = match self.engine.query(sql, "ArrowStream").await {
+            Ok(bytes) => rows::decode(&bytes, &schema).map_err(arrow_failed(&doing))?,
+            Err(error) if error.absent() => RecordBatch::new_empty(schema),
+            Err(error) => return Err(error.during(&doing)),
+        };
+        let next = if keys.num_rows() < limit { None } else { cursor(&keys).map_err(arrow_failed(&doing))? };
+        Ok(Page { keys, next })
+    }
+
+    async fn query(&self, query: &Query) -> Result<Vec<serde_json::Map<String, serde_json::Value>>, SinkError> {
+        let Query::Text(sql) = query else {
+            return Err(SinkError::permanent(NAME, "takes SQL; nearest points are a question for the vectors"));
+        };
+        let bytes =
+            self.engine.ask(sql.clone(), "JSONEachRow").await.map_err(|error| error.during("the statement failed"))?;
+        let text = String::from_utf8_lossy(&bytes);
+        serde_json::Deserializer::from_str(&text).into_iter().collect::<Result<_, _>>().map_err(|error| {
+            SinkError::permanent(NAME, "the answer is not in rows of JSON: leave out FORMAT, the answer has one")
+                .because(error)
+        })
+    }
+
+    async fn close(&self) -> Result<(), SinkError> {
+        self.engine.close().await.map_err(|error| error.during("closing the engine"))
+    }
+}

@@ -1,0 +1,276 @@
+//! A lane: one Silver table and one target, how far it has come, and what is next for it.
+
+use std::sync::Arc;
+
+use super::open::{Opened, Setup};
+use super::{LaneError, Options};
+use crate::changes::{From, Plan, Strategy, Table};
+use crate::mapping::Projection;
+use crate::mapping::target::Target;
+use crate::report::TargetReport;
+use crate::sinks::{Checkpoint, LaneId, Pending, Sink, SinkError};
+
+/// A lane on its way.
+#[derive(Debug)]
+pub(super) struct Lane {
+    pub(super) projection: Arc<Projection>,
+    pub(super) sink: Arc<dyn Sink>,
+    pub(super) checkpoint: Option<Checkpoint>,
+    pub(super) report: TargetReport,
+    /// Why it goes no further.
+    pub(super) failed: Option<LaneError>,
+    /// The model's identity, for vectors.
+    pub(super) model: Option<String>,
+    pub(super) schema_fingerprint: String,
+}
+
+/// What is next for a lane.
+#[derive(Debug, Clone, PartialEq)]
+pub(super) struct Step {
+    pub(super) plan: Plan,
+    pub(super) files_done: u64,
+    /// Compare everything with what the sink holds: it may hold part of this step already, or rows of an earlier life.
+    pub(super) careful: bool,
+    pub(super) rebuild: bool,
+}
+
+impl Lane {
+    pub(super) fn target(&self) -> &Arc<Target> {
+        self.projection.target()
+    }
+
+    pub(super) fn table(&self) -> &str {
+        &self.target().table
+    }
+
+    pub(super) fn id(&self) -> LaneId {
+        let target = self.target();
+        LaneId { table: target.table.clone(), sink: target.sink(), target: target.name.clone(), shard: 0, shards: 1 }
+    }
+
+    /// The lane as it is handed to a worker.
+    pub(super) fn again(&self) -> Self {
+        Self {
+            projection: self.projection.clone(),
+            sink: self.sink.clone(),
+            checkpoint: self.checkpoint.clone(),
+            report: TargetReport::new(self.report.sink, &self.report.target),
+            failed: None,
+            model: self.model.clone(),
+            schema_fingerprint: self.schema_fingerprint.clone(),
+        }
+    }
+
+    pub(super) fn fail(&mut self, error: LaneError) {
+        self.report.ok = false;
+        self.report.stopped = error.stops();
+        self.report.error = Some(describe(&error));
+        tracing::info!(lane = self.id().name(), error = describe(&error), "lane failed");
+        self.failed = Some(error);
+    }
+
+    /// What is next, or nothing when the lane is where the table is.
+    pub(super) async fn next(&self, table: &Table, options: &Options) -> Result<Option<Step>, LaneError> {
+        let Some(checkpoint) = &self.checkpoint else {
+            let plan = table.plan(None).await?;
+            let page = self.sink.list(self.target(), None, 1).await?;
+            let careful = page.keys.num_rows() > 0;
+            return Ok(Some(Step { plan, files_done: 0, careful, rebuild: false }));
+        };
+        if let Some(why) = self.changed(checkpoint) {
+            if !options.rebuild {
+                return Err(LaneError::Stop(format!(
+                    "{why}. Nothing was written. `distributary sync --rebuild` compares the whole table with what the sink holds and \
+                     writes the difference; the other lanes go on without it"
+                )));
+            }
+            let mut plan = table.plan(None).await?;
+            "the projection changed and --rebuild was given".clone_into(&mut plan.reason);
+            return Ok(Some(Step { plan, files_done: 0, careful: true, rebuild: true }));
+        }
+        if let Some(pending) = &checkpoint.pending {
+            return self.resume(checkpoint, pending, table).await.map(Some);
+        }
+        let Some(version) = checkpoint.version else {
+            let plan = table.plan(None).await?;
+            return Ok(Some(Step { plan, files_done: 0, careful: true, rebuild: false }));
+        };
+        if version == table.version() && checkpoint.table_id == table.id() {
+            return Ok(None);
+        }
+        let plan = table.plan(Some(&From { table_id: checkpoint.table_id.clone(), version, to: None })).await?;
+        let careful = plan.sweep;
+        Ok(Some(Step { plan, files_done: 0, careful, rebuild: false }))
+    }
+
+    /// Finishes what was begun before anything else: its rows may be in the sink in part.
+    async fn resume(&self, checkpoint: &Checkpoint, pending: &Pending, table: &Table) -> Result<Step, LaneError> {
+        if let (Some(from), true) = (pending.from, pending.to <= table.version()) {
+            let from = From { table_id: checkpoint.table_id.clone(), version: from, to: Some(pending.to) };
+            let plan = table.plan(Some(&from)).await?;
+            return Ok(Step { plan, files_done: 0, careful: true, rebuild: false });
+        }
+        if pending.from.is_none()
+            && let Some(plan) = table.resume(&checkpoint.table_id, pending.to, pending.sweep).await?
+        {
+            return Ok(Step { plan, files_done: pending.files_done, careful: pending.sweep, rebuild: false });
+        }
+        let mut plan = table.plan(None).await?;
+        plan.sweep = true;
+        "what was begun cannot be read any more, so the whole table is compared".clone_into(&mut plan.reason);
+        Ok(Step { plan, files_done: 0, careful: true, rebuild: false })
+    }
+
+    /// What about the projection is not what the checkpoint was made by.
+    fn changed(&self, checkpoint: &Checkpoint) -> Option<String> {
+        let name = self.id().name();
+        if checkpoint.mapping_fingerprint != self.target().fingerprint {
+            return Some(format!("the projection {} is not the one that the lane {name} was filled by", self.target().name));
+        }
+        if checkpoint.model != self.model {
+            let (then, now) = (checkpoint.model.as_deref().unwrap_or("none"), self.model.as_deref().unwrap_or("none"));
+            return Some(format!("the lane {name} was embedded by {then}, and the configuration names {now}"));
+        }
+        None
+    }
+
+    /// The checkpoint that says that a step was begun.
+    pub(super) fn begun(&self, step: &Step, table: &Table, files_done: u64) -> Checkpoint {
+        let old = self.checkpoint.as_ref();
+        let pending = Pending {
+            to: step.plan.to,
+            from: if step.plan.strategy == Strategy::Snapshot { None } else { step.plan.from },
+            files_done,
+            sweep: step.careful || step.plan.sweep,
+        };
+        let resumed = old.and_then(|c| c.pending.as_ref()).is_some_and(|p| p.to == pending.to && p.from == pending.from);
+        let again = old.is_some_and(|c| !resumed && c.version == Some(step.plan.to));
+        let recreated = old.is_some_and(|c| c.table_id != table.id() || c.version.is_some_and(|v| v > step.plan.to));
+        Checkpoint {
+            lane: self.id(),
+            revision: old.map_or(0, |c| c.revision) + 1,
+            table_id: table.id().to_owned(),
+            version: old.and_then(|c| c.version).filter(|_| !recreated),
+            pending: Some(pending),
+            epoch: old.map_or(0, |c| c.epoch).saturating_add(u8::from(recreated)),
+            generation: match (again, recreated) {
+                (_, true) => 0,
+                (true, _) => old.map_or(0, |c| c.generation).saturating_add(1),
+                _ => old.map_or(0, |c| c.generation),
+            },
+            schema_fingerprint: self.schema_fingerprint.clone(),
+            mapping_fingerprint: self.target().fingerprint.clone(),
+            model: self.model.clone(),
+            updated_at: now(),
+        }
+    }
+
+    /// The checkpoint that says that a step is done.
+    pub(super) fn finished(&self, step: &Step, table: &Table) -> Checkpoint {
+        let mut checkpoint = self.begun(step, table, 0);
+        if let Some(old) = self.checkpoint.as_ref().filter(|c| c.pending.is_some()) {
+            checkpoint.epoch = old.epoch;
+            checkpoint.generation = old.generation;
+        }
+        checkpoint.version = Some(step.plan.to);
+        checkpoint.pending = None;
+        checkpoint
+    }
+}
+
+/// An error with its causes, for people.
+pub(super) fn describe(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        let more = error.to_string();
+        if !text.contains(&more) {
+            text = format!("{text}: {more}");
+        }
+        cause = error.source();
+    }
+    text
+}
+
+pub(super) fn now() -> String {
+    chrono::Utc::now().to_rfc3339_opts(chrono::SecondsFormat::Millis, true)
+}
+
+/// The lanes of every opened table, with their checkpoints, their sinks prepared. What fails for a sink or a target is written on
+/// its lanes; the others are not touched by it.
+pub(super) async fn lanes(setup: &Setup, opened: &Opened, options: &Options) -> Vec<Lane> {
+    let mut lanes = Vec::new();
+    for sink in &setup.sinks {
+        let mut of_sink: Vec<Lane> = Vec::new();
+        for table in opened.mapping.tables.values() {
+            for projection in table.projections.iter().filter(|p| p.target().sink() == sink.kind()) {
+                let target = projection.target();
+                let mut lane = Lane {
+                    projection: projection.clone(),
+                    sink: sink.clone(),
+                    checkpoint: None,
+                    report: TargetReport::new(target.sink(), &target.name),
+                    failed: None,
+                    model: setup.model_of(target),
+                    schema_fingerprint: table.schema_fingerprint.clone(),
+                };
+                if let Err(error) = sink.check(target) {
+                    lane.fail(error.into());
+                }
+                of_sink.push(lane);
+            }
+        }
+        if let Err(error) = ready(sink, &mut of_sink, opened, options).await {
+            let message = describe(&error);
+            for lane in of_sink.iter_mut().filter(|lane| lane.failed.is_none()) {
+                lane.fail(SinkError { message: message.clone(), source: None, ..copy(&error) }.into());
+            }
+        }
+        lanes.append(&mut of_sink);
+    }
+    lanes
+}
+
+fn copy(error: &SinkError) -> SinkError {
+    SinkError { class: error.class, sink: error.sink, message: String::new(), source: None }
+}
+
+/// Reads the checkpoints of a sink, and prepares the lanes that may be written to.
+async fn ready(sink: &Arc<dyn Sink>, lanes: &mut [Lane], opened: &Opened, options: &Options) -> Result<(), SinkError> {
+    for checkpoint in sink.checkpoints().await? {
+        if let Some(lane) = lanes.iter_mut().find(|lane| lane.id() == checkpoint.lane) {
+            lane.checkpoint = Some(checkpoint);
+        }
+    }
+    if options.dry_run {
+        return Ok(());
+    }
+    let wanted = |lane: &&Lane| {
+        let changed = lane.checkpoint.as_ref().is_some_and(|c| lane.changed(c).is_some());
+        lane.failed.is_none() && (options.rebuild || !changed)
+    };
+    let targets: Vec<Arc<Target>> = lanes.iter().filter(wanted).map(|lane| lane.target().clone()).collect();
+    let dimensions: Vec<_> = opened
+        .mapping
+        .dimensions
+        .iter()
+        .filter(|d| d.bridges.iter().all(|(bridge, _)| targets.iter().any(|t| t.name == *bridge)))
+        .cloned()
+        .collect();
+    sink.prepare(&targets, &dimensions).await
+}
+
+/// Lanes of which a sink holds a checkpoint and the mapping says nothing.
+pub(super) async fn left_alone(setup: &Setup) -> Vec<String> {
+    let mut found = Vec::new();
+    for sink in &setup.sinks {
+        for checkpoint in sink.checkpoints().await.unwrap_or_default() {
+            let lane = &checkpoint.lane;
+            let known = setup.mapping.tables.get(&lane.table).is_some_and(|t| t.targets().contains(&(lane.sink, lane.target.as_str())));
+            if !known {
+                found.push(lane.name());
+            }
+        }
+    }
+    found
+}

@@ -1,0 +1,339 @@
+//! What one batch of net changes means for one lane: project before and after, compare by key, set bad records apart, and compare
+//! with what the sink holds where the state before is not known.
+
+use std::collections::{HashMap, HashSet};
+use std::sync::Arc;
+
+use arrow::array::{Array, ArrayRef, BooleanArray, RecordBatch, StringArray, UInt32Array};
+use arrow::compute::{concat_batches, filter_record_batch, take_record_batch};
+use arrow::datatypes::{Field, Schema};
+
+use super::LaneError;
+use super::lane::Lane;
+use crate::changes::{ChangeBatch, json_objects};
+use crate::mapping::diff::{Difference, Indexed, columns, diff, encode};
+use crate::mapping::target::{Shape, Target};
+use crate::mapping::{Projection, RowFault};
+use crate::report::Counts;
+use crate::rows;
+use crate::sinks::{Sink, Write};
+
+/// What one batch means for one lane.
+#[derive(Debug)]
+pub(super) struct Work {
+    pub(super) write: Write,
+    pub(super) counts: Counts,
+    pub(super) faults: Vec<Fault>,
+    /// Records in quarantine of which this batch brought a good state, or the end.
+    pub(super) mended: Vec<String>,
+}
+
+/// A record that the lane cannot take.
+#[derive(Debug, Clone)]
+pub(super) struct Fault {
+    /// The Silver key as JSON.
+    pub(super) key: String,
+    pub(super) reason: String,
+    pub(super) message: String,
+    /// The record as JSON.
+    pub(super) payload: String,
+}
+
+/// How a batch is to be taken.
+#[derive(Debug)]
+pub(super) struct Manner<'a> {
+    /// Compare every record with what the sink holds.
+    pub(super) careful: bool,
+    /// Keys of records in quarantine for this lane: the sink holds their last good state, whatever the feed says.
+    pub(super) quarantined: &'a HashSet<String>,
+    /// The longest text, in bytes.
+    pub(super) text_bytes: u64,
+}
+
+/// Rows of one lane before and after, sorted into those whose difference is the work and those to be compared with the sink.
+#[derive(Debug)]
+pub(super) struct Sides {
+    /// Rows before; only of records whose state before is known.
+    pub(super) before: Indexed,
+    /// Rows after, of the same records.
+    pub(super) after: Indexed,
+    /// The Silver keys, as the target has them, of records to be compared with the sink.
+    pub(super) replaced: RecordBatch,
+    /// Rows after of those.
+    pub(super) replacing: Indexed,
+    pub(super) faults: Vec<Fault>,
+    /// Rows after of bad records, at least one each.
+    pub(super) bad_rows: u64,
+    pub(super) mended: Vec<String>,
+}
+
+/// Records by key: the bytes of the Silver key, the record's place and its row there.
+struct Records<'a> {
+    batch: &'a RecordBatch,
+    keys: rows::Rows,
+}
+
+impl<'a> Records<'a> {
+    fn new(projection: &Projection, batch: &'a RecordBatch) -> Result<Self, LaneError> {
+        let keys = encode(&projection.silver_keys(batch)?, batch.num_rows())?;
+        Ok(Self { batch, keys })
+    }
+
+    fn key(&self, row: usize) -> Vec<u8> {
+        self.keys.row(row).as_ref().to_vec()
+    }
+}
+
+/// The work of a lane whose rows the sink stores as they are.
+pub(super) async fn work(lane: &Lane, batch: &ChangeBatch, manner: &Manner<'_>, version: u64) -> Result<Work, LaneError> {
+    let target = lane.target();
+    let sides = sides(&lane.projection, batch, manner).await?;
+    let difference = diff(&sides.before, &sides.after);
+    let held = held(lane.sink.as_ref(), target, &sides.replaced, 0).await?;
+    let held = Indexed::distinct(&held, &target.key, &[])?;
+    let image = lane.sink.image(target, sides.replacing.rows())?;
+    let replacing = Indexed::distinct(&image, &target.key, &[])?;
+    let repair = diff(&held, &replacing);
+    let upserts = [
+        take_record_batch(sides.after.rows(), &upserted(&difference))?,
+        take_record_batch(sides.replacing.rows(), &upserted(&repair))?,
+    ];
+    let deletes = [
+        take_record_batch(&keys_only(target, sides.before.rows())?, &UInt32Array::from(difference.deleted.clone()))?,
+        take_record_batch(&keys_only(target, held.rows())?, &UInt32Array::from(repair.deleted.clone()))?,
+    ];
+    let upserts = concat_batches(&target.schema, &with_schema(&upserts, target)?)?;
+    let deletes = concat_batches(&deletes[0].schema(), &deletes)?;
+    let counts = Counts {
+        given: (sides.after.rows().num_rows() + sides.replacing.rows().num_rows()) as u64
+            + (difference.deleted.len() + repair.deleted.len()) as u64
+            + sides.bad_rows,
+        upserts: upserts.num_rows() as u64,
+        deletes: deletes.num_rows() as u64,
+        unchanged: difference.unchanged + repair.unchanged,
+        quarantined: sides.bad_rows,
+        ..Counts::default()
+    };
+    let write = Write { target: target.clone(), version, upserts, deletes };
+    Ok(Work { write, counts, faults: sides.faults, mended: sides.mended })
+}
+
+fn with_schema(batches: &[RecordBatch], target: &Target) -> Result<Vec<RecordBatch>, LaneError> {
+    let with = batches.iter().map(|b| RecordBatch::try_new(target.schema.clone(), b.columns().to_vec()));
+    Ok(with.collect::<Result<_, _>>()?)
+}
+
+pub(super) fn upserted(difference: &Difference) -> UInt32Array {
+    difference.inserted.iter().copied().chain(difference.updated.iter().map(|(_, after)| *after)).collect()
+}
+
+/// The key columns alone.
+pub(super) fn keys_only(target: &Target, rows: &RecordBatch) -> Result<RecordBatch, LaneError> {
+    let names = target.stored_key();
+    let schema = rows.schema();
+    let indices: Vec<usize> = names.iter().filter_map(|n| schema.index_of(n).ok()).collect();
+    let arrays = indices.iter().map(|i| rows.column(*i).clone()).collect();
+    let fields: Vec<Field> = indices.iter().map(|i| schema.field(*i).clone().with_nullable(false)).collect();
+    Ok(RecordBatch::try_new(Arc::new(Schema::new(fields)), arrays)?)
+}
+
+/// What the sink holds of these records.
+pub(super) async fn held(
+    sink: &dyn Sink,
+    target: &Target,
+    keys: &RecordBatch,
+    dimensions: usize,
+) -> Result<RecordBatch, LaneError> {
+    let mut pages = Vec::new();
+    // Bounds what one answer holds.
+    const KEYS_AT_ONCE: usize = 4096;
+    let mut offset = 0;
+    while offset < keys.num_rows() {
+        let length = KEYS_AT_ONCE.min(keys.num_rows() - offset);
+        pages.push(sink.held(target, &keys.slice(offset, length)).await?);
+        offset += length;
+    }
+    if let Some(first) = pages.first() {
+        return Ok(concat_batches(&first.schema(), &pages)?);
+    }
+    Ok(RecordBatch::new_empty(target.stored_schema(dimensions)))
+}
+
+/// Projects a batch and sorts its rows.
+pub(super) async fn sides(projection: &Projection, batch: &ChangeBatch, manner: &Manner<'_>) -> Result<Sides, LaneError> {
+    let target = projection.target();
+    let after_records = Records::new(projection, &batch.after)?;
+    let before_records = Records::new(projection, &batch.before)?;
+    let mut bad: HashMap<Vec<u8>, (String, String)> = HashMap::new();
+
+    let (after_rows, faults) = projection.project(&batch.after).await?;
+    for fault in faults {
+        note(&mut bad, after_records.key(fault.record), fault.reason, &fault.message);
+    }
+    let after_of = encode(&projection.keys_of_rows(&after_rows)?, after_rows.num_rows())?;
+    for fault in row_faults(target, &after_rows, manner.text_bytes)? {
+        note(&mut bad, after_of.row(fault.record).as_ref().to_vec(), fault.reason, &fault.message);
+    }
+    let mut replaced: HashSet<Vec<u8>> = HashSet::new();
+    let mut mended = Vec::new();
+    unknown_before(projection, batch, manner, &mut replaced, &mut mended, &bad)?;
+
+    // What was before is projected only where it is to be compared.
+    let known: Vec<bool> = (0..batch.before.num_rows())
+        .map(|row| !manner.careful && !replaced.contains(before_records.keys.row(row).as_ref()))
+        .collect();
+    let before = keep(&batch.before, &known)?;
+    let before_records = Records::new(projection, &before)?;
+    let (before_rows, faults) = projection.project(&before).await?;
+    let mut doubtful: HashSet<Vec<u8>> = faults.iter().map(|f| before_records.key(f.record)).collect();
+    let before_of = encode(&projection.keys_of_rows(&before_rows)?, before_rows.num_rows())?;
+    for fault in row_faults(target, &before_rows, manner.text_bytes)? {
+        doubtful.insert(before_of.row(fault.record).as_ref().to_vec());
+    }
+    replaced.extend(doubtful);
+    let is_replaced = |key: &[u8]| manner.careful || replaced.contains(key);
+
+    let of_after = |wanted: &dyn Fn(&[u8]) -> bool| -> Vec<bool> {
+        after_of.iter().map(|key| !bad.contains_key(key.as_ref()) && wanted(key.as_ref())).collect()
+    };
+    let after = Indexed::new(&keep(&after_rows, &of_after(&|key| !is_replaced(key)))?, &target.key, &[])?.0;
+    let replacing = Indexed::new(&keep(&after_rows, &of_after(&is_replaced))?, &target.key, &[])?.0;
+    let of_before: Vec<bool> =
+        before_of.iter().map(|key| !bad.contains_key(key.as_ref()) && !is_replaced(key.as_ref())).collect();
+    let before = Indexed::new(&keep(&before_rows, &of_before)?, &target.key, &[])?.0;
+    let bad_rows: u64 = bad.keys().map(|key| after_of.iter().filter(|of| of.as_ref() == key.as_slice()).count().max(1) as u64).sum();
+    let replaced = replaced_keys(projection, batch, &|key| is_replaced(key) && !bad.contains_key(key))?;
+    let faults = faults_of(&after_records, projection, &bad)?;
+    Ok(Sides { before, after, replaced, replacing, faults, bad_rows, mended })
+}
+
+fn note(bad: &mut HashMap<Vec<u8>, (String, String)>, key: Vec<u8>, reason: &str, message: &str) {
+    bad.entry(key).or_insert_with(|| (reason.to_owned(), message.to_owned()));
+}
+
+/// Faults of projected rows: in their keys, and texts that are too long. `record` is the row's index.
+fn row_faults(target: &Target, rows: &RecordBatch, text_bytes: u64) -> Result<Vec<RowFault>, LaneError> {
+    let (_, faults) = Indexed::new(rows, &target.key, &[])?;
+    let mut faults: Vec<RowFault> = faults
+        .into_iter()
+        .map(|f| RowFault { record: f.row, reason: f.reason, message: format!("{}: {}", target.name, f.message) })
+        .collect();
+    if let Shape::Points { text } = &target.shape {
+        let texts = columns(rows, std::slice::from_ref(text))?;
+        let texts = texts.first().and_then(|t| t.as_any().downcast_ref::<StringArray>().cloned());
+        for (record, text) in texts.iter().flatten().enumerate() {
+            let length = text.map_or(0, str::len) as u64;
+            if length > text_bytes {
+                let message = format!("{}: the text has {length} bytes, more than limits.text_kib allows ({text_bytes})", target.name);
+                faults.push(RowFault { record, reason: "text_too_long", message });
+            }
+        }
+    }
+    Ok(faults)
+}
+
+/// Records whose state before is not in the batch: the reader said so, or they are in quarantine.
+fn unknown_before(
+    projection: &Projection,
+    batch: &ChangeBatch,
+    manner: &Manner<'_>,
+    replaced: &mut HashSet<Vec<u8>>,
+    mended: &mut Vec<String>,
+    bad: &HashMap<Vec<u8>, (String, String)>,
+) -> Result<(), LaneError> {
+    let said = encode(&projection.silver_keys(&batch.replaced)?, batch.replaced.num_rows())?;
+    replaced.extend(said.iter().map(|key| key.as_ref().to_vec()));
+    if manner.quarantined.is_empty() {
+        return Ok(());
+    }
+    let mut seen = HashSet::new();
+    for records in [&batch.before, &batch.after, &batch.replaced] {
+        let keys = projection.silver_keys(records)?;
+        let texts = key_texts(projection, &keys)?;
+        let bytes = encode(&keys, records.num_rows())?;
+        for (text, key) in texts.into_iter().zip(bytes.iter()) {
+            if manner.quarantined.contains(&text) {
+                replaced.insert(key.as_ref().to_vec());
+                if !bad.contains_key(key.as_ref()) && seen.insert(text.clone()) {
+                    mended.push(text);
+                }
+            }
+        }
+    }
+    Ok(())
+}
+
+/// The keys, as the target has them, of the records that are to be compared with the sink, each once.
+fn replaced_keys(projection: &Projection, batch: &ChangeBatch, wanted: &dyn Fn(&[u8]) -> bool) -> Result<RecordBatch, LaneError> {
+    let mut seen: HashSet<Vec<u8>> = HashSet::new();
+    let mut parts: Vec<RecordBatch> = Vec::new();
+    for records in [&batch.after, &batch.before, &batch.replaced] {
+        let bytes = encode(&projection.silver_keys(records)?, records.num_rows())?;
+        let rows: UInt32Array = (0u32..)
+            .zip(bytes.iter())
+            .filter(|(_, key)| wanted(key.as_ref()) && seen.insert(key.as_ref().to_vec()))
+            .map(|(row, _)| row)
+            .collect();
+        parts.push(take_record_batch(&projection.record_keys(records)?, &rows)?);
+    }
+    Ok(concat_batches(&parts[0].schema(), &parts)?)
+}
+
+fn faults_of(
+    records: &Records<'_>,
+    projection: &Projection,
+    bad: &HashMap<Vec<u8>, (String, String)>,
+) -> Result<Vec<Fault>, LaneError> {
+    if bad.is_empty() {
+        return Ok(Vec::new());
+    }
+    let places: Vec<u32> = (0u32..)
+        .zip(records.keys.iter())
+        .filter(|(_, key)| bad.contains_key(key.as_ref()))
+        .map(|(row, _)| row)
+        .collect();
+    let batch = take_record_batch(records.batch, &UInt32Array::from(places.clone()))?;
+    let keys = key_texts(projection, &projection.silver_keys(&batch)?)?;
+    let payloads = json_objects(&batch, false)?;
+    let mut faults = Vec::new();
+    for ((place, key), payload) in places.into_iter().zip(keys).zip(payloads) {
+        if let Some((reason, message)) = bad.get(records.keys.row(place as usize).as_ref()) {
+            faults.push(Fault { key, reason: reason.clone(), message: message.clone(), payload });
+        }
+    }
+    Ok(faults)
+}
+
+/// Silver keys as JSON objects.
+pub(super) fn key_texts(projection: &Projection, keys: &[ArrayRef]) -> Result<Vec<String>, LaneError> {
+    let fields: Vec<Field> = projection
+        .silver_key()
+        .iter()
+        .zip(keys)
+        .map(|(name, column)| Field::new(name, column.data_type().clone(), true))
+        .collect();
+    let batch = RecordBatch::try_new(Arc::new(Schema::new(fields)), keys.to_vec())?;
+    Ok(json_objects(&batch, true)?)
+}
+
+/// The faults of rows that the sink refused: their records, as far as the batch has them.
+pub(super) fn refused_records(
+    projection: &Projection,
+    batch: &ChangeBatch,
+    rows_refused: &RecordBatch,
+    messages: &[String],
+) -> Result<Vec<Fault>, LaneError> {
+    let of_rows = encode(&projection.keys_of_rows(rows_refused)?, rows_refused.num_rows())?;
+    let mut bad = HashMap::new();
+    for (row, message) in messages.iter().enumerate() {
+        note(&mut bad, of_rows.row(row).as_ref().to_vec(), "refused_by_sink", message);
+    }
+    faults_of(&Records::new(projection, &batch.after)?, projection, &bad)
+}
+
+fn keep(batch: &RecordBatch, wanted: &[bool]) -> Result<RecordBatch, LaneError> {
+    if wanted.iter().all(|w| *w) {
+        return Ok(batch.clone());
+    }
+    Ok(filter_record_batch(batch, &BooleanArray::from(wanted.to_vec()))?)
+}

@@ -1,0 +1,307 @@
+//! One sink's part in reading a table: takes batches from a bounded queue, works them out for each of its lanes, writes, and moves
+//! the checkpoints when all is durable.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use arrow::array::RecordBatch;
+use arrow::array::UInt32Array;
+use arrow::compute::take_record_batch;
+use futures::StreamExt;
+use backon::{ExponentialBuilder, Retryable};
+use tokio::sync::{Mutex, mpsc};
+
+use super::lane::{Lane, Step, describe, now};
+use super::work::{Fault, Manner, Work, refused_records};
+use super::{LaneError, Options, points, work};
+use crate::changes::{ChangeBatch, Table};
+use crate::embed::Worker as Embedder;
+use crate::mapping::target::Shape;
+use crate::sinks::quarantine::{Entry, Quarantine};
+use crate::sinks::{Checkpoint, Class, Refused, Sink, SinkError, Write};
+
+/// What a worker is told.
+#[derive(Debug, Clone)]
+pub(super) enum Message {
+    /// Net changes.
+    Batch(Arc<ChangeBatch>),
+    /// Everything was read. Without it nothing is finished.
+    End,
+}
+
+/// One sink's lanes that take the same step.
+pub(super) struct Worker {
+    pub(super) sink: Arc<dyn Sink>,
+    pub(super) lanes: Vec<Lane>,
+    pub(super) step: Step,
+    pub(super) table: Arc<Table>,
+    pub(super) embedder: Option<Arc<Embedder>>,
+    pub(super) quarantine: Arc<Mutex<Quarantine>>,
+    pub(super) options: Options,
+    pub(super) text_bytes: u64,
+}
+
+/// A call to a sink that may be repeated.
+enum Call {
+    Write(Vec<Write>),
+    Flush(Vec<Checkpoint>),
+}
+
+/// A call that fails for a passing reason is tried again after 50 ms, then twice as long each time, with jitter.
+const FIRST_DELAY: Duration = Duration::from_millis(50);
+/// Five attempts take some seconds: a longer trouble is the next run's.
+const ATTEMPTS: usize = 5;
+/// Keys in one page when the sink is compared with a snapshot.
+pub(super) const PAGE_ROWS: usize = 8192;
+
+impl Worker {
+    /// Works until the end is told or the queue closes. Answers the lanes, each with its counts and what became of it.
+    pub(super) async fn run(mut self, mut queue: mpsc::Receiver<Message>) -> Vec<Lane> {
+        let mut ended = false;
+        while let Some(message) = queue.recv().await {
+            match message {
+                Message::Batch(batch) => self.batch(&batch).await,
+                Message::End => {
+                    ended = true;
+                    break;
+                }
+            }
+            if self.live().next().is_none() {
+                break;
+            }
+        }
+        if ended {
+            self.finish().await;
+        } else {
+            for lane in self.lanes.iter_mut().filter(|lane| lane.failed.is_none()) {
+                lane.fail(LaneError::Ended("reading the table ended early; the next run goes on from here".to_owned()));
+            }
+        }
+        self.lanes
+    }
+
+    fn live(&self) -> impl Iterator<Item = &Lane> {
+        self.lanes.iter().filter(|lane| lane.failed.is_none())
+    }
+
+    fn fail_all(&mut self, error: &SinkError) {
+        for lane in self.lanes.iter_mut().filter(|lane| lane.failed.is_none()) {
+            let message = describe(error);
+            lane.fail(SinkError { class: error.class, sink: error.sink, message, source: None }.into());
+        }
+    }
+
+    async fn batch(&mut self, batch: &ChangeBatch) {
+        let mut works: Vec<(usize, Work)> = Vec::new();
+        for index in 0..self.lanes.len() {
+            if self.lanes[index].failed.is_some() {
+                continue;
+            }
+            match self.work(index, batch).await {
+                Ok(work) => works.push((index, work)),
+                Err(error) => self.lanes[index].fail(error),
+            }
+        }
+        if self.options.dry_run {
+            for (index, work) in works {
+                self.lanes[index].report.add(&work.counts);
+            }
+            return;
+        }
+        if let Err(error) = self.deliver(batch, works).await {
+            self.fail_all(&error);
+        }
+    }
+
+    async fn work(&self, index: usize, batch: &ChangeBatch) -> Result<Work, LaneError> {
+        let lane = &self.lanes[index];
+        let target = lane.target();
+        let quarantined = self.quarantine.lock().await.keys(&target.table, &lane.id().name());
+        let manner = Manner { careful: self.step.careful, quarantined: &quarantined, text_bytes: self.text_bytes };
+        let version = lane.begun(&self.step, &self.table, 0).row_version(self.step.plan.to);
+        match (&target.shape, &self.embedder) {
+            (Shape::Points { .. }, Some(embedder)) => {
+                points::work(lane, embedder, batch, &manner, version, self.options.dry_run).await
+            }
+            _ => work::work(lane, batch, &manner, version).await,
+        }
+    }
+
+    /// Writes one batch: first that it is begun, then the rows, then, in a snapshot, how far it came.
+    async fn deliver(&mut self, batch: &ChangeBatch, works: Vec<(usize, Work)>) -> Result<(), SinkError> {
+        let begun: Vec<(usize, Checkpoint)> = works
+            .iter()
+            .filter(|(_, work)| work.write.upserts.num_rows() + work.write.deletes.num_rows() > 0)
+            .filter(|(index, _)| !self.is_begun(*index))
+            .map(|(index, _)| (*index, self.lanes[*index].begun(&self.step, &self.table, self.step.files_done)))
+            .collect();
+        self.checkpoint(begun).await?;
+        let writes: Vec<Write> = works.iter().map(|(_, work)| work.write.clone()).collect();
+        let refused = self.with_retry(Call::Write(writes)).await?;
+        let mut rows: HashMap<usize, Vec<(usize, String)>> = HashMap::new();
+        for one in refused {
+            rows.entry(one.write).or_default().push((one.row, one.message));
+        }
+        for (position, (index, mut work)) in works.into_iter().enumerate() {
+            if let Some(rows) = rows.remove(&position)
+                && let Err(error) = self.refuse(index, batch, &mut work, &rows)
+            {
+                self.lanes[index].fail(error);
+                continue;
+            }
+            self.account(index, work).await;
+        }
+        let moved: Vec<(usize, Checkpoint)> = if batch.files_done > self.step.files_done {
+            self.step.files_done = batch.files_done;
+            let live = (0..self.lanes.len()).filter(|index| self.lanes[*index].failed.is_none());
+            live.map(|index| (index, self.lanes[index].begun(&self.step, &self.table, batch.files_done))).collect()
+        } else {
+            Vec::new()
+        };
+        if !moved.is_empty() {
+            self.save_quarantine().await?;
+        }
+        self.checkpoint(moved).await
+    }
+
+    fn is_begun(&self, index: usize) -> bool {
+        let wanted = self.lanes[index].begun(&self.step, &self.table, self.step.files_done);
+        self.lanes[index].checkpoint.as_ref().is_some_and(|c| c.pending == wanted.pending)
+    }
+
+    /// Takes rows that the sink refused out of the counts and their records into quarantine.
+    fn refuse(
+        &self,
+        index: usize,
+        batch: &ChangeBatch,
+        work: &mut Work,
+        refused: &[(usize, String)],
+    ) -> Result<(), LaneError> {
+        let lane = &self.lanes[index];
+        let places: UInt32Array = refused.iter().filter_map(|(row, _)| u32::try_from(*row).ok()).collect();
+        let rows: RecordBatch = take_record_batch(&work.write.upserts, &places)?;
+        let messages: Vec<String> = refused.iter().map(|(_, message)| message.clone()).collect();
+        let faults = refused_records(&lane.projection, batch, &rows, &messages)?;
+        work.mended.retain(|key| faults.iter().all(|fault| fault.key != *key));
+        work.faults.extend(faults);
+        let kept_out = (refused.len() as u64).min(work.counts.upserts);
+        work.counts.upserts -= kept_out;
+        work.counts.quarantined += kept_out;
+        Ok(())
+    }
+
+    /// Counts what was delivered and tells quarantine of bad records and of mended ones.
+    async fn account(&mut self, index: usize, work: Work) {
+        debug_assert!(work.counts.balanced(), "{:?}", work.counts);
+        let lane = &mut self.lanes[index];
+        lane.report.add(&work.counts);
+        let name = lane.id().name();
+        let mut quarantine = self.quarantine.lock().await;
+        for key in &work.mended {
+            quarantine.resolve(&lane.target().table, &name, key);
+        }
+        let mut full = None;
+        for fault in work.faults {
+            if let Err(error) = quarantine.put(entry(lane, &name, self.step.plan.to, fault)) {
+                full = Some(error);
+                break;
+            }
+        }
+        if let Some(error) = full {
+            self.lanes[index].fail(error.into());
+        }
+    }
+
+    /// The end of a step: what the sink has and the snapshot lacks is swept, all is made durable, the checkpoints move.
+    async fn finish(&mut self) {
+        if self.step.plan.sweep || (self.step.careful && self.step.plan.strategy == crate::changes::Strategy::Snapshot) {
+            for index in 0..self.lanes.len() {
+                if self.lanes[index].failed.is_none()
+                    && let Err(error) = self.sweep(index).await
+                {
+                    self.lanes[index].fail(error);
+                }
+            }
+        }
+        if self.options.dry_run {
+            return;
+        }
+        let live: Vec<usize> = (0..self.lanes.len()).filter(|index| self.lanes[*index].failed.is_none()).collect();
+        let finished: Vec<(usize, Checkpoint)> =
+            live.iter().map(|index| (*index, self.lanes[*index].finished(&self.step, &self.table))).collect();
+        let done = match self.save_quarantine().await {
+            Ok(()) => self.checkpoint(finished).await,
+            Err(error) => Err(error),
+        };
+        if let Err(error) = done {
+            self.fail_all(&error);
+        }
+    }
+
+    /// Deletes what the sink holds of records that are not in the snapshot.
+    async fn sweep(&mut self, index: usize) -> Result<(), LaneError> {
+        let projection = &self.lanes[index].projection;
+        let mut gone = super::table::absent(&self.table, self.step.plan.to, projection, &self.sink);
+        while let Some(batch) = gone.next().await {
+            let batch = batch?;
+            let work = self.work(index, &batch).await?;
+            if self.options.dry_run {
+                self.lanes[index].report.add(&work.counts);
+            } else {
+                self.deliver(&batch, vec![(index, work)]).await?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Flushes, and moves these checkpoints.
+    async fn checkpoint(&mut self, moves: Vec<(usize, Checkpoint)>) -> Result<(), SinkError> {
+        let checkpoints: Vec<Checkpoint> = moves.iter().map(|(_, checkpoint)| checkpoint.clone()).collect();
+        self.with_retry(Call::Flush(checkpoints)).await?;
+        for (index, checkpoint) in moves {
+            self.lanes[index].checkpoint = Some(checkpoint);
+        }
+        Ok(())
+    }
+
+    async fn save_quarantine(&self) -> Result<(), SinkError> {
+        let saved = self.quarantine.lock().await.save().await;
+        saved.map_err(|error| SinkError::permanent("quarantine", describe(&error)))
+    }
+
+    /// The one place where a call is tried again: a sink says what may be, this says when.
+    async fn with_retry(&self, call: Call) -> Result<Vec<Refused>, SinkError> {
+        let policy = ExponentialBuilder::default().with_min_delay(FIRST_DELAY).with_max_times(ATTEMPTS).with_jitter();
+        let (sink, call, cancel) = (self.sink.clone(), Arc::new(call), self.options.cancel.clone());
+        let attempt = move || {
+            let (sink, call) = (sink.clone(), call.clone());
+            async move {
+                match call.as_ref() {
+                    Call::Write(writes) => sink.write(writes).await,
+                    Call::Flush(checkpoints) => sink.flush(checkpoints).await.map(|()| Vec::new()),
+                }
+            }
+        };
+        attempt
+            .retry(policy)
+            .when(move |error: &SinkError| error.class == Class::Transient && !cancel.is_cancelled())
+            .notify(|error, delay| tracing::warn!(error = describe(error), ?delay, "trying again"))
+            .await
+    }
+}
+
+fn entry(lane: &Lane, name: &str, commit_version: i64, fault: Fault) -> Entry {
+    let hash = format!("{:032x}", xxhash_rust::xxh3::xxh3_128(fault.payload.as_bytes()));
+    Entry {
+        table: lane.target().table.clone(),
+        key: fault.key,
+        lane: name.to_owned(),
+        commit_version,
+        reason: fault.reason,
+        message: fault.message,
+        payload: fault.payload,
+        hash,
+        quarantined_at: now(),
+    }
+}
