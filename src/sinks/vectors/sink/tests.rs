@@ -339,7 +339,7 @@ async fn the_nearest_records_are_answered_once_each() {
     ] {
         assert_eq!(titles(sink.query(&ask(&conditions, 10)).await.unwrap()), expected, "{conditions:?}");
     }
-    assert_eq!(sink.query(&ask(&[], 0)).await.unwrap(), []);
+    assert!(sink.query(&ask(&[], 0)).await.unwrap().is_empty());
     let error = sink.query(&ask(&[("yaer", "1903")], 3)).await.unwrap_err();
     assert!(error.message.contains("yaer") && error.message.contains("year"), "{error}");
 
