@@ -223,7 +223,7 @@ fn unambiguous_list<O: OffsetSizeTrait>(array: &ArrayRef, item: &FieldRef) -> Re
 fn unambiguous_map(map: &MapArray, entries: &FieldRef) -> Result<ArrayRef, ArrowError> {
     let keys = unambiguous(map.keys())?;
     let values = unambiguous(map.values())?;
-    let order = RowConverter::new(vec![SortField::new(keys.data_type().clone())])?.convert_columns(&[keys.clone()])?;
+    let order = RowConverter::new(vec![SortField::new(keys.data_type().clone())])?.convert_columns(std::slice::from_ref(&keys))?;
     let mut picked: Vec<u32> = Vec::with_capacity(keys.len());
     let mut offsets: Vec<i32> = Vec::with_capacity(map.len() + 1);
     offsets.push(0);

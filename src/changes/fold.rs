@@ -9,8 +9,8 @@ use arrow::compute::{interleave, interleave_record_batch};
 use arrow::datatypes::{Int8Type, SchemaRef};
 use arrow::error::ArrowError;
 
-use crate::rows::{Encoder, Rows};
 use super::scan::SIGN;
+use crate::rows::{Encoder, Rows};
 
 /// Events of one key that are kept before those that cancel out are dropped, so that a key that changes in every commit
 /// takes no memory for each of them.
@@ -105,9 +105,9 @@ impl Fold {
         })
     }
 
-    /// Groups that are complete.
-    pub(super) fn complete(&self) -> usize {
-        self.closed.len()
+    /// Whether so many groups are complete, or several times as many rows are held of those that are.
+    pub(super) fn is_full(&self, groups: usize) -> bool {
+        self.closed.len() >= groups || (self.open >= groups.saturating_mul(4) && !self.closed.is_empty())
     }
 
     /// Takes the next rows in the order of the key.

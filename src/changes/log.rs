@@ -24,6 +24,9 @@ pub(super) struct Commit {
     pub metadata: Option<Metadata>,
     /// Paths and sizes of the files that hold its changes: change files, or else added and removed files. Decoded.
     pub files: Vec<(String, u64)>,
+    /// Whether a removed file that holds its changes has neither size nor partition values in the log, as old writers leave it. delta-rs' feed
+    /// cannot read it then.
+    pub bare: bool,
 }
 
 /// What counts of a `metaData` action.
@@ -83,6 +86,8 @@ struct File {
     #[serde(default)]
     data_change: Option<bool>,
     #[serde(default)]
+    partition_values: Option<HashMap<String, Option<String>>>,
+    #[serde(default)]
     deletion_vector: Option<Vector>,
 }
 
@@ -118,7 +123,7 @@ async fn read_from(name: &str, log_store: &dyn LogStore, version: i64) -> Result
 
 fn parse(name: &str, version: i64, bytes: &[u8]) -> Result<Commit, ChangesError> {
     let mut commit = Commit::default();
-    let (mut feed, mut data) = (Vec::new(), Vec::new());
+    let (mut feed, mut data, mut bare) = (Vec::new(), Vec::new(), false);
     for (number, line) in bytes.split(|byte| *byte == b'\n').enumerate() {
         if line.iter().all(u8::is_ascii_whitespace) {
             continue;
@@ -132,6 +137,8 @@ fn parse(name: &str, version: i64, bytes: &[u8]) -> Result<Commit, ChangesError>
         })?;
         commit.metadata = line.metadata.or(commit.metadata);
         feed.extend(line.cdc.iter().map(|file| (decoded(&file.path), file.size.unwrap_or(0))));
+        let removed = line.remove.as_ref().filter(|file| file.data_change != Some(false));
+        bare |= removed.is_some_and(|file| file.size.is_none() || file.partition_values.is_none());
         for file in [line.add, line.remove].into_iter().flatten() {
             if file.data_change == Some(false) {
                 continue;
@@ -141,6 +148,7 @@ fn parse(name: &str, version: i64, bytes: &[u8]) -> Result<Commit, ChangesError>
             data.extend(vector.and_then(|vector| vector_file(&vector.storage_type, &vector.path_or_inline_dv)).map(|path| (path, 0)));
         }
     }
+    commit.bare = bare && feed.is_empty();
     commit.files = if feed.is_empty() { data } else { feed };
     Ok(commit)
 }
@@ -229,10 +237,8 @@ pub(super) async fn damaged(name: &str, table: &DeltaTable) -> Option<ChangesErr
     let log_store = table.log_store();
     let store = log_store.object_store(None);
     let listed: Vec<_> = store.list(Some(&Path::from("_delta_log"))).try_collect().await.ok()?;
-    let mut versions: Vec<i64> = listed
-        .iter()
-        .filter_map(|file| file.location.filename()?.strip_suffix(".json")?.parse::<u64>().ok().map(signed))
-        .collect();
+    let mut versions: Vec<i64> =
+        listed.iter().filter_map(|file| file.location.filename()?.strip_suffix(".json")?.parse::<u64>().ok().map(signed)).collect();
     versions.sort_unstable();
     for version in versions.into_iter().rev().take(10) {
         if let Err(error) = read_from(name, log_store.as_ref(), version).await {
@@ -255,6 +261,16 @@ mod tests {
         assert_eq!(commit.files, [("a b.parquet".to_owned(), 3)]);
         let commit = parse("t", 3, br#"{"add":{"path":"x","size":3,"dataChange":false}}"#).unwrap();
         assert!(commit.files.is_empty());
+    }
+
+    #[test]
+    fn a_removed_file_without_its_size_is_bare() {
+        let bare = |text: &str| parse("t", 3, text.as_bytes()).unwrap().bare;
+        assert!(bare(r#"{"remove":{"path":"x","dataChange":true}}"#));
+        assert!(bare(r#"{"remove":{"path":"x","dataChange":true,"size":3}}"#));
+        assert!(!bare(r#"{"remove":{"path":"x","dataChange":true,"size":3,"partitionValues":{}}}"#));
+        assert!(!bare(r#"{"remove":{"path":"x","dataChange":false}}"#));
+        assert!(!bare("{\"remove\":{\"path\":\"x\",\"dataChange\":true}}\n{\"cdc\":{\"path\":\"c\",\"size\":5}}"));
     }
 
     #[test]

@@ -197,7 +197,8 @@ fn check_options(options: &TableOptions) -> Result<(), ChangesError> {
 }
 
 async fn load(options: &TableOptions) -> Result<DeltaTable, ChangesError> {
-    let url = parse_table_uri(&options.url).map_err(|_| ChangesError::NotATable { table: options.name.clone(), url: shown(&options.url) })?;
+    let url =
+        parse_table_uri(&options.url).map_err(|_| ChangesError::NotATable { table: options.name.clone(), url: shown(&options.url) })?;
     let builder = DeltaTableBuilder::from_url(url)
         .map_err(|source| open_error(options, source))?
         .with_storage_options(options.storage_options.clone());

@@ -165,9 +165,8 @@ impl Lake {
         let set = |column: &str| col(format!("source.{column}"));
         let merge = self.delta.clone().merge(source, col("target.id").eq(col("source.id")));
         let merge = merge.with_source_alias("source").with_target_alias("target");
-        let merge = merge.when_matched_update(|update| {
-            update.update("name", set("name")).update("score", set("score")).update("tags", set("tags"))
-        });
+        let merge = merge
+            .when_matched_update(|update| update.update("name", set("name")).update("score", set("score")).update("tags", set("tags")));
         let merge = merge.unwrap().when_not_matched_insert(|insert| {
             insert.set("id", set("id")).set("name", set("name")).set("score", set("score")).set("tags", set("tags"))
         });

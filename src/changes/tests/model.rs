@@ -224,8 +224,13 @@ fn check_window(seen: &Seen, then: &[Row], now: &[Row], plan: &Plan) {
     assert_eq!(counts.quarantined, seen.bad.len() as u64, "{plan:?}");
 }
 
+fn cases() -> u32 {
+    std::env::var("PROPTEST_CASES").ok().and_then(|cases| cases.parse().ok()).unwrap_or(10)
+}
+
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 10, max_shrink_iters: 40, ..ProptestConfig::default() })]
+    // Each case writes and reads some hundred files; PROPTEST_CASES asks for more of them.
+    #![proptest_config(ProptestConfig { max_shrink_iters: 40, ..ProptestConfig::with_cases(cases()) })]
 
     #[test]
     fn net_changes_lead_a_copy_to_the_snapshot(operations in prop::collection::vec(operation(), 1..7)) {
