@@ -112,7 +112,7 @@ mod tests {
         super::super::hash::words(text)
     }
 
-    fn pieces<'a>(text: &'a str, limit: usize, overlap: usize) -> Vec<&'a str> {
+    fn pieces(text: &str, limit: usize, overlap: usize) -> Vec<&str> {
         split(text, &words(text), limit, overlap).into_iter().map(|r| &text[r]).collect()
     }
 
