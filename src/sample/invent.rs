@@ -8,14 +8,31 @@ use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 use xxhash_rust::xxh3::xxh3_64_with_seed;
 
+use super::distributions::{chance, long_tail, zipf};
 use super::rows::{
-    Cast, Country, Creator, Crew, Language, Movie, MovieDetail, Named, Network, Person, PersonDetail, Season, Series,
-    SeriesDetail,
+    Cast, Country, Creator, Crew, Language, Movie, MovieDetail, Named, Network, Person,
+    PersonDetail, Season, Series, SeriesDetail,
 };
 
+use super::words::{company, keyword, name, sentence, text, title};
+
 const GENRES: [&str; 16] = [
-    "Drama", "Comedy", "Thriller", "Romance", "Action", "Horror", "Documentary", "Crime", "Adventure", "Family",
-    "Science Fiction", "Animation", "Mystery", "Fantasy", "History", "Western",
+    "Drama",
+    "Comedy",
+    "Thriller",
+    "Romance",
+    "Action",
+    "Horror",
+    "Documentary",
+    "Crime",
+    "Adventure",
+    "Family",
+    "Science Fiction",
+    "Animation",
+    "Mystery",
+    "Fantasy",
+    "History",
+    "Western",
 ];
 const COUNTRIES: [(&str, &str, &str, &str); 8] = [
     ("US", "United States of America", "en", "English"),
@@ -38,20 +55,6 @@ const JOBS: [(&str, &str); 10] = [
     ("Production Design", "Art"),
     ("Visual Effects", "Visual Effects"),
     ("Assistant Director", "Directing"),
-];
-/// Words of titles and texts, the common ones first: they are drawn by Zipf's law.
-const WORDS: [&str; 96] = [
-    "the", "a", "of", "and", "to", "in", "his", "her", "with", "who", "is", "on", "from", "for", "an", "young", "but", "old", "man",
-    "woman", "life", "love", "town", "night", "family", "house", "finds", "city", "war", "when", "world", "must", "secret", "friend",
-    "lost", "murder", "father", "daughter", "island", "train", "winter", "journey", "stranger", "river", "truth", "letter", "doctor",
-    "village", "sea", "dream", "soldier", "mother", "thief", "returns", "mountain", "summer", "ghost", "detective", "singer", "escape",
-    "garden", "last", "money", "promise", "storm", "brother", "theatre", "forest", "machine", "wedding", "clock", "shadow", "robot",
-    "harbour", "painter", "queen", "prison", "mirror", "circus", "comet", "teacher", "bridge", "desert", "orchestra", "widow",
-    "lighthouse", "gambler", "violin", "factory", "masquerade", "wolf", "balloon", "archive", "glacier", "puppet", "labyrinth",
-];
-const SYLLABLES: [&str; 32] = [
-    "an", "bel", "cor", "da", "el", "fen", "gar", "hol", "ir", "jo", "ka", "lin", "mar", "nel", "or", "pe", "quin", "ros", "sta",
-    "tor", "ul", "ver", "wen", "xan", "yor", "zel", "ba", "mi", "ro", "su", "ti", "lo",
 ];
 
 /// Number of different keywords, companies and characters' names that are drawn from.
@@ -103,17 +106,33 @@ impl Inventor {
                 popularity: Some(popularity(&mut rng)),
                 release_date: date(&mut rng),
                 runtime: Some(adult_runtime),
-                budget: Some(if chance(&mut rng, 0.2) { rng.random_range(1..3000) * 100_000 } else { 0 }),
-                revenue: Some(if chance(&mut rng, 0.2) { rng.random_range(1..9000) * 100_000 } else { 0 }),
+                budget: Some(if chance(&mut rng, 0.2) {
+                    rng.random_range(1..3000) * 100_000
+                } else {
+                    0
+                }),
+                revenue: Some(if chance(&mut rng, 0.2) {
+                    rng.random_range(1..9000) * 100_000
+                } else {
+                    0
+                }),
                 status: Some("Released".to_owned()),
                 vote_average: Some(f64::from(rng.random_range(20..95_u32)) / 10.0),
                 vote_count: Some(long_tail(&mut rng, 60.0, 1.6, 40_000) as i64),
                 homepage: None,
-                genres: terms(&mut rng, GENRES.len() as u64, 2.2, 5, |n| GENRES[n as usize].to_owned()),
+                genres: terms(&mut rng, GENRES.len() as u64, 2.2, 5, |n| {
+                    GENRES[n as usize].to_owned()
+                }),
                 keywords: terms(&mut rng, KEYWORDS, 4.0, 30, keyword),
-                production_countries: vec![Country { iso_3166_1: country.0.to_owned(), name: country.1.to_owned() }],
+                production_countries: vec![Country {
+                    iso_3166_1: country.0.to_owned(),
+                    name: country.1.to_owned(),
+                }],
                 production_companies: terms(&mut rng, COMPANIES, 2.0, 8, company),
-                spoken_languages: vec![Language { iso_639_1: country.2.to_owned(), name: country.3.to_owned() }],
+                spoken_languages: vec![Language {
+                    iso_639_1: country.2.to_owned(),
+                    name: country.3.to_owned(),
+                }],
             },
         }
     }
@@ -173,7 +192,12 @@ impl Inventor {
                 first_air_date: date(&mut rng),
                 last_air_date: date(&mut rng),
                 number_of_seasons: Some(seasons.len() as i64),
-                number_of_episodes: Some(seasons.iter().filter_map(|season| season.episode_count).sum()),
+                number_of_episodes: Some(
+                    seasons
+                        .iter()
+                        .filter_map(|season| season.episode_count)
+                        .sum(),
+                ),
                 episode_run_time: vec![rng.random_range(20..60)],
                 status: Some("Ended".to_owned()),
                 kind: Some("Scripted".to_owned()),
@@ -183,10 +207,16 @@ impl Inventor {
                 homepage: None,
                 languages: vec![country.2.to_owned()],
                 origin_country: vec![country.0.to_owned()],
-                genres: terms(&mut rng, GENRES.len() as u64, 2.0, 5, |n| GENRES[n as usize].to_owned()),
+                genres: terms(&mut rng, GENRES.len() as u64, 2.0, 5, |n| {
+                    GENRES[n as usize].to_owned()
+                }),
                 networks: terms(&mut rng, 400, 1.2, 4, company)
                     .into_iter()
-                    .map(|Named { id, name }| Network { id, name, origin_country: Some(country.0.to_owned()) })
+                    .map(|Named { id, name }| Network {
+                        id,
+                        name,
+                        origin_country: Some(country.0.to_owned()),
+                    })
                     .collect(),
                 production_companies: terms(&mut rng, COMPANIES, 1.5, 6, company),
                 created_by: vec![Creator {
@@ -202,7 +232,10 @@ impl Inventor {
     }
 
     fn stream(&self, kind: Kind, id: i64) -> ChaCha8Rng {
-        ChaCha8Rng::seed_from_u64(xxh3_64_with_seed(&id.to_le_bytes(), self.seed ^ (kind as u64) << 56))
+        ChaCha8Rng::seed_from_u64(xxh3_64_with_seed(
+            &id.to_le_bytes(),
+            self.seed ^ (kind as u64) << 56,
+        ))
     }
 
     /// A person's id by Zipf's law: the low ids are the stars.
@@ -217,7 +250,11 @@ impl Inventor {
             0..=6 => "Acting",
             other => JOBS[other as usize - 7].1,
         };
-        Face { name: format!("{} {}", name(&mut rng), name(&mut rng)), gender: rng.random_range(0..3), department }
+        Face {
+            name: format!("{} {}", name(&mut rng), name(&mut rng)),
+            gender: rng.random_range(0..3),
+            department,
+        }
     }
 
     fn cast(&self, rng: &mut ChaCha8Rng, series: bool) -> Vec<Cast> {
@@ -246,7 +283,10 @@ impl Inventor {
         let mut rows: Vec<Crew> = Vec::with_capacity(size);
         for number in 0..size {
             // Every eighth job or so is done by the one who did the job before.
-            let again = rows.last().map(|row| row.person_id).filter(|_| chance(rng, 0.12));
+            let again = rows
+                .last()
+                .map(|row| row.person_id)
+                .filter(|_| chance(rng, 0.12));
             let person_id = again.unwrap_or_else(|| self.draw(rng));
             let face = self.face(person_id);
             let (job, department) = JOBS[number % JOBS.len()];
@@ -271,22 +311,6 @@ struct Face {
     department: &'static str,
 }
 
-fn chance(rng: &mut ChaCha8Rng, probability: f64) -> bool {
-    rng.random::<f64>() < probability
-}
-
-/// A number below `n`, where `k` comes up about as often as `1 / (k + 1)`: the inverse of the logarithmic distribution function.
-fn zipf(rng: &mut ChaCha8Rng, n: u64) -> u64 {
-    let drawn = ((n as f64 + 1.0).ln() * rng.random::<f64>()).exp() as u64;
-    drawn.saturating_sub(1).min(n - 1)
-}
-
-/// A log-normal number of this median and spread, cut at `max`. The normal deviate is the sum of twelve uniform ones.
-fn long_tail(rng: &mut ChaCha8Rng, median: f64, spread: f64, max: u64) -> u64 {
-    let deviate = (0..12).map(|_| rng.random::<f64>()).sum::<f64>() - 6.0;
-    ((median * (spread * deviate).exp()) as u64).min(max)
-}
-
 /// The size of a list of credits with this mean; `none` of all are empty.
 fn size(rng: &mut ChaCha8Rng, mean: f64, none: f64) -> usize {
     const SPREAD: f64 = 0.9;
@@ -307,8 +331,18 @@ fn popularity(rng: &mut ChaCha8Rng) -> f64 {
 }
 
 /// Different terms of a vocabulary, ids from 1, the common ones more often.
-fn terms(rng: &mut ChaCha8Rng, vocabulary: u64, mean: f64, max: usize, name: impl Fn(u64) -> String) -> Vec<Named> {
-    let count = if chance(rng, 0.03) { 0 } else { size(rng, mean, 0.0).min(max) };
+fn terms(
+    rng: &mut ChaCha8Rng,
+    vocabulary: u64,
+    mean: f64,
+    max: usize,
+    name: impl Fn(u64) -> String,
+) -> Vec<Named> {
+    let count = if chance(rng, 0.03) {
+        0
+    } else {
+        size(rng, mean, 0.0).min(max)
+    };
     let mut drawn: Vec<u64> = Vec::with_capacity(count);
     for _ in 0..count {
         let term = zipf(rng, vocabulary);
@@ -316,83 +350,13 @@ fn terms(rng: &mut ChaCha8Rng, vocabulary: u64, mean: f64, max: usize, name: imp
             drawn.push(term);
         }
     }
-    drawn.into_iter().map(|term| Named { id: term as i64 + 1, name: name(term) }).collect()
-}
-
-fn keyword(number: u64) -> String {
-    let n = number as usize;
-    let one = WORDS[15 + n % 81];
-    match n / 81 {
-        0 => one.to_owned(),
-        other => format!("{one} {}", syllables(other as u64 - 1)),
-    }
-}
-
-fn company(number: u64) -> String {
-    let mut name = syllables(number);
-    name[..1].make_ascii_uppercase();
-    name.push_str(" Pictures");
-    name
-}
-
-/// A word that is different for every number.
-fn syllables(mut number: u64) -> String {
-    let mut word = String::new();
-    loop {
-        word.push_str(SYLLABLES[(number % 32) as usize]);
-        number /= 32;
-        if number == 0 {
-            return word;
-        }
-        number -= 1;
-    }
-}
-
-fn name(rng: &mut ChaCha8Rng) -> String {
-    let mut name = String::with_capacity(12);
-    for _ in 0..rng.random_range(2..4_u32) {
-        name.push_str(SYLLABLES[rng.random_range(0..SYLLABLES.len())]);
-    }
-    name[..1].make_ascii_uppercase();
-    name
-}
-
-fn word(rng: &mut ChaCha8Rng) -> &'static str {
-    WORDS[zipf(rng, WORDS.len() as u64) as usize]
-}
-
-fn title(rng: &mut ChaCha8Rng) -> String {
-    let mut title = format!("The {} {}", name(rng), WORDS[rng.random_range(15..WORDS.len())]);
-    if chance(rng, 0.2) {
-        title.push_str(" of ");
-        title.push_str(&name(rng));
-    }
-    title
-}
-
-fn sentence(rng: &mut ChaCha8Rng, words: u64) -> String {
-    let mut sentence = name(rng);
-    for _ in 1..words {
-        sentence.push(' ');
-        sentence.push_str(word(rng));
-    }
-    sentence.push('.');
-    sentence
-}
-
-/// Sentences that make about so many words, with a long tail.
-fn text(rng: &mut ChaCha8Rng, median_words: f64) -> String {
-    let mut left = long_tail(rng, median_words, 0.5, 400).max(5);
-    let mut text = String::with_capacity(left as usize * 6);
-    while left > 0 {
-        let words = rng.random_range(6..18).min(left);
-        if !text.is_empty() {
-            text.push(' ');
-        }
-        text.push_str(&sentence(rng, words));
-        left -= words;
-    }
-    text
+    drawn
+        .into_iter()
+        .map(|term| Named {
+            id: term as i64 + 1,
+            name: name(term),
+        })
+        .collect()
 }
 
 /// One in a hundred is missing, one in three hundred is empty.
@@ -418,5 +382,9 @@ fn date(rng: &mut ChaCha8Rng) -> Option<String> {
 
 fn day(rng: &mut ChaCha8Rng, from: i64, to: i64) -> String {
     let year = rng.random_range(from..=to);
-    format!("{year:04}-{:02}-{:02}", rng.random_range(1..=12), rng.random_range(1..=28))
+    format!(
+        "{year:04}-{:02}-{:02}",
+        rng.random_range(1..=12),
+        rng.random_range(1..=28)
+    )
 }
