@@ -34,7 +34,9 @@ pub enum ChangesError {
         message: String,
     },
     /// The table lacks a column that is declared to be (part of) its key, or one that is to be read.
-    #[error("table {table}, version {version}: there is no column {column}: the table has {has}; correct the mapping or add the column")]
+    #[error(
+        "table {table}, version {version}: there is no column {column}: the table has {has}; correct the mapping or add the column"
+    )]
     ColumnMissing {
         /// The table's name.
         table: String,
@@ -203,7 +205,9 @@ pub(crate) fn reading(table: &str, version: i64, error: DataFusionError) -> Chan
     match error {
         DataFusionError::External(inner) => match inner.downcast::<ChangesError>() {
             Ok(own) => *own,
-            Err(other) => ChangesError::Read { table: table.to_owned(), version, source: Box::new(DataFusionError::External(other)) },
+            Err(other) => {
+                ChangesError::Read { table: table.to_owned(), version, source: Box::new(DataFusionError::External(other)) }
+            }
         },
         DataFusionError::Context(_, inner) => reading(table, version, *inner),
         other => ChangesError::Read { table: table.to_owned(), version, source: Box::new(other) },

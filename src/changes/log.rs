@@ -145,7 +145,9 @@ fn parse(name: &str, version: i64, bytes: &[u8]) -> Result<Commit, ChangesError>
             }
             data.push((decoded(&file.path), file.size.unwrap_or(0)));
             let vector = file.deletion_vector.as_ref();
-            data.extend(vector.and_then(|vector| vector_file(&vector.storage_type, &vector.path_or_inline_dv)).map(|path| (path, 0)));
+            data.extend(
+                vector.and_then(|vector| vector_file(&vector.storage_type, &vector.path_or_inline_dv)).map(|path| (path, 0)),
+            );
         }
     }
     commit.bare = bare && feed.is_empty();
@@ -205,7 +207,9 @@ pub(super) async fn first_missing(table: &Table, files: Vec<(i64, String)>) -> R
             match store.head(&place).await {
                 Ok(_) => Ok(None),
                 Err(ObjectStoreError::NotFound { .. }) => Ok(Some((version, path))),
-                Err(source) => Err(ChangesError::Storage { table: table.name().to_owned(), what: format!("look for {path}"), source }),
+                Err(source) => {
+                    Err(ChangesError::Storage { table: table.name().to_owned(), what: format!("look for {path}"), source })
+                }
             }
         }
     }))
@@ -229,7 +233,9 @@ pub(super) fn read_range(
     table: &Table,
     versions: std::ops::RangeInclusive<i64>,
 ) -> impl futures::Stream<Item = Result<(i64, Option<Commit>), ChangesError>> + '_ {
-    stream::iter(versions).map(move |version| async move { Ok((version, read(table, version).await?)) }).buffered(REQUESTS_AT_ONCE)
+    stream::iter(versions)
+        .map(move |version| async move { Ok((version, read(table, version).await?)) })
+        .buffered(REQUESTS_AT_ONCE)
 }
 
 /// The damaged commit that keeps a table from being opened, if that is the cause: looks at the last ones in the log.
@@ -237,8 +243,10 @@ pub(super) async fn damaged(name: &str, table: &DeltaTable) -> Option<ChangesErr
     let log_store = table.log_store();
     let store = log_store.object_store(None);
     let listed: Vec<_> = store.list(Some(&Path::from("_delta_log"))).try_collect().await.ok()?;
-    let mut versions: Vec<i64> =
-        listed.iter().filter_map(|file| file.location.filename()?.strip_suffix(".json")?.parse::<u64>().ok().map(signed)).collect();
+    let mut versions: Vec<i64> = listed
+        .iter()
+        .filter_map(|file| file.location.filename()?.strip_suffix(".json")?.parse::<u64>().ok().map(signed))
+        .collect();
     versions.sort_unstable();
     for version in versions.into_iter().rev().take(10) {
         if let Err(error) = read_from(name, log_store.as_ref(), version).await {

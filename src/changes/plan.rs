@@ -118,7 +118,9 @@ impl Table {
             return Ok(Plan::snapshot(self.version(), false, "first sync".to_owned()));
         };
         if let Some(recreated) = self.recreated(from) {
-            return self.after_gap(recreated).map(|reason| Plan { recreated: true, ..Plan::snapshot(self.version(), true, reason) });
+            return self
+                .after_gap(recreated)
+                .map(|reason| Plan { recreated: true, ..Plan::snapshot(self.version(), true, reason) });
         }
         let to = from.to.unwrap_or(self.version());
         if from.version == to {
@@ -268,7 +270,8 @@ impl Table {
         now.partition_columns.iter().find(|name| {
             let column = self.schema.field_with_name(name);
             column.is_ok_and(|field| {
-                !(field.data_type().is_integer() || matches!(field.data_type(), DataType::Utf8 | DataType::Boolean | DataType::Date32))
+                !(field.data_type().is_integer()
+                    || matches!(field.data_type(), DataType::Utf8 | DataType::Boolean | DataType::Date32))
             })
         })
     }
@@ -290,8 +293,11 @@ impl Table {
             Ok(both) => both,
             Err(error) => return Ok(Err(error)),
         };
-        let wanted =
-            gone.iter().map(|file| (from, file)).chain(new.iter().map(|file| (to, file))).flat_map(|(version, file)| file.places(version));
+        let wanted = gone
+            .iter()
+            .map(|file| (from, file))
+            .chain(new.iter().map(|file| (to, file)))
+            .flat_map(|(version, file)| file.places(version));
         let missing = log::first_missing(self, wanted.collect()).await?;
         Ok(match missing {
             Some((version, file)) => Err(ChangesError::FilesVacuumed { table: self.name().to_owned(), version, file }),

@@ -72,8 +72,9 @@ impl Table {
         let context = session(self);
         let mut provider = table.table_provider().with_session(Arc::new(context.state()));
         if let Some(files) = scan.files {
-            provider = provider
-                .with_file_selection(FileSelection::from_adds(files.iter().map(|path| Add { path: path.clone(), ..Add::default() })));
+            provider = provider.with_file_selection(FileSelection::from_adds(
+                files.iter().map(|path| Add { path: path.clone(), ..Add::default() }),
+            ));
         }
         let provider = provider.build().await.map_err(failed)?;
         let mut frame = context.read_table(Arc::new(provider)).map_err(failed)?;
@@ -157,7 +158,11 @@ pub(super) fn run(plan: Arc<dyn ExecutionPlan>, context: &Arc<TaskContext>) -> S
 }
 
 /// The rows in ascending order of these columns, nulls first. Spills when memory is short.
-pub(super) async fn sort(table: &Table, rows: SendableRecordBatchStream, by: &[String]) -> DataFusionResult<SendableRecordBatchStream> {
+pub(super) async fn sort(
+    table: &Table,
+    rows: SendableRecordBatchStream,
+    by: &[String],
+) -> DataFusionResult<SendableRecordBatchStream> {
     let context = session(table);
     let order: Vec<SortExpr> = by.iter().map(|name| column(name).sort(true, true)).collect();
     context.read_table(Arc::new(once(rows)?))?.sort(order)?.execute_stream().await

@@ -22,7 +22,9 @@ pub(super) fn incomparable(from: &str, to: &str, columns: &[String]) -> Option<S
     };
     for (path, new) in &after {
         match before.get(path) {
-            Some(old) if old.physical != new.physical => return Some(format!("column {path} was dropped and added again, or renamed")),
+            Some(old) if old.physical != new.physical => {
+                return Some(format!("column {path} was dropped and added again, or renamed"));
+            }
             Some(old) if !widens(&old.data_type, &new.data_type) => {
                 return Some(format!("column {path} changed from {} to {}", old.data_type, new.data_type));
             }
@@ -60,7 +62,8 @@ fn walk_field(field: &Value, above: &str, physical_above: &[String], found: &mut
     let name = field.get("name").and_then(Value::as_str).unwrap_or_default();
     let path = if above.is_empty() { name.to_owned() } else { format!("{above}.{name}") };
     let mut physical = physical_above.to_vec();
-    let mapped = field.get("metadata").and_then(|metadata| metadata.get("delta.columnMapping.physicalName")).and_then(Value::as_str);
+    let mapped =
+        field.get("metadata").and_then(|metadata| metadata.get("delta.columnMapping.physicalName")).and_then(Value::as_str);
     physical.extend(mapped.map(str::to_owned));
     walk_type(field.get("type").unwrap_or(&Value::Null), &path, &physical, found);
 }

@@ -106,8 +106,9 @@ async fn feed_part(table: &Table, begin: i64, end: i64) -> Result<SendableRecord
 }
 
 fn signs(batch: &RecordBatch) -> DataFusionResult<ArrayRef> {
-    let kinds =
-        batch.column_by_name("_change_type").ok_or_else(|| DataFusionError::Execution("the change feed has no _change_type".to_owned()))?;
+    let kinds = batch
+        .column_by_name("_change_type")
+        .ok_or_else(|| DataFusionError::Execution("the change feed has no _change_type".to_owned()))?;
     let kinds = cast(kinds, &DataType::Utf8)?;
     let signs = kinds.as_string::<i32>().iter().map(|kind| match kind {
         Some("insert" | "update_postimage") => Ok(1),
@@ -129,7 +130,12 @@ async fn difference(table: &Table, from: i64, to: i64) -> Result<SendableRecordB
     Ok(scan::boxed(schema, rows.try_flatten()))
 }
 
-async fn only_files(table: &Table, version: i64, files: &[DataFile], sign: i8) -> Result<SendableRecordBatchStream, ChangesError> {
+async fn only_files(
+    table: &Table,
+    version: i64,
+    files: &[DataFile],
+    sign: i8,
+) -> Result<SendableRecordBatchStream, ChangesError> {
     if files.is_empty() {
         return Ok(scan::boxed(scan::signed_schema(&table.schema), stream::empty()));
     }

@@ -69,7 +69,9 @@ fn vector(text: &str) -> Result<Vec<f32>, EmbedError> {
         count += 1;
     }
     if count > MAX_WORDS {
-        return Err(EmbedError::Failed(format!("a text has {count} words, {IDENTITY} takes {MAX_WORDS}: cut it into chunks first")));
+        return Err(EmbedError::Failed(format!(
+            "a text has {count} words, {IDENTITY} takes {MAX_WORDS}: cut it into chunks first"
+        )));
     }
     // An even number of words can cancel out, and a text without words has nothing to add: the whole text is one more word.
     if count.is_multiple_of(2) {

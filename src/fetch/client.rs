@@ -43,7 +43,8 @@ const TAR: [&[&str]; 1] = [&["tar"]];
 const PYTHON: [&[&str]; 2] = [&["python3"], &["python"]];
 
 /// Copies one member of a zip archive to standard output: pip brings a Python, but not every machine has `unzip`.
-const UNZIP: &str = "import shutil, sys, zipfile; shutil.copyfileobj(zipfile.ZipFile(sys.argv[1]).open(sys.argv[2]), sys.stdout.buffer, 1 << 20)";
+const UNZIP: &str =
+    "import shutil, sys, zipfile; shutil.copyfileobj(zipfile.ZipFile(sys.argv[1]).open(sys.argv[2]), sys.stdout.buffer, 1 << 20)";
 
 /// The first program that is here, without arguments yet.
 fn find(item: &Item, programs: &Programs) -> Result<Command, FetchError> {
@@ -161,7 +162,12 @@ impl Drop for Running {
 }
 
 fn failure(item: &Item, command: &str, message: &str) -> FetchError {
-    FetchError::Program { item: item.name.clone(), command: command.to_owned(), message: message.to_owned(), by_path: item.by_path }
+    FetchError::Program {
+        item: item.name.clone(),
+        command: command.to_owned(),
+        message: message.to_owned(),
+        by_path: item.by_path,
+    }
 }
 
 /// How a program ended, with the last of what it said.

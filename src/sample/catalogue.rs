@@ -9,8 +9,8 @@ use sha2::{Digest, Sha256};
 
 use super::SampleError;
 use super::rows::{
-    Cast, Country, Creator, Crew, Language, Movie, MovieDetail, Named, Network, Person,
-    PersonDetail, Season, Series, SeriesDetail,
+    Cast, Country, Creator, Crew, Language, Movie, MovieDetail, Named, Network, Person, PersonDetail, Season, Series,
+    SeriesDetail,
 };
 
 const FILMS: &str = "films.json";
@@ -141,27 +141,12 @@ impl Catalogue {
         let films: Vec<Film> = parse(FILMS, include_str!("../../sample/films.json"))?;
         let shows: Vec<Show> = parse(SERIES, include_str!("../../sample/series.json"))?;
         let people: Vec<Somebody> = parse(PEOPLE, include_str!("../../sample/people.json"))?;
-        let vocabulary: Vocabulary =
-            parse(VOCABULARY, include_str!("../../sample/vocabulary.json"))?;
-        let mut faces: Faces = people
-            .iter()
-            .map(|p| (p.id, (p.gender, Some(p.department.clone()))))
-            .collect();
-        faces.extend(
-            vocabulary
-                .unrecorded
-                .iter()
-                .map(|(id, _, gender)| (*id, (*gender, None))),
-        );
+        let vocabulary: Vocabulary = parse(VOCABULARY, include_str!("../../sample/vocabulary.json"))?;
+        let mut faces: Faces = people.iter().map(|p| (p.id, (p.gender, Some(p.department.clone())))).collect();
+        faces.extend(vocabulary.unrecorded.iter().map(|(id, _, gender)| (*id, (*gender, None))));
         Ok(Self {
-            films: films
-                .into_iter()
-                .map(|f| film(f, &vocabulary, &faces))
-                .collect::<Result<_, _>>()?,
-            series: shows
-                .into_iter()
-                .map(|s| series(s, &vocabulary, &faces))
-                .collect::<Result<_, _>>()?,
+            films: films.into_iter().map(|f| film(f, &vocabulary, &faces)).collect::<Result<_, _>>()?,
+            series: shows.into_iter().map(|s| series(s, &vocabulary, &faces)).collect::<Result<_, _>>()?,
             people: people.into_iter().map(person).collect(),
             vocabulary,
         })
@@ -171,14 +156,11 @@ impl Catalogue {
 /// The identity of a credit: the first 24 hex digits of the SHA-256 of what it is about.
 pub(super) fn credit_id(about: &str) -> String {
     let digest = Sha256::digest(about.as_bytes());
-    digest
-        .iter()
-        .take(12)
-        .fold(String::with_capacity(24), |mut id, byte| {
-            // Writing to a string cannot fail.
-            let _ = write!(id, "{byte:02x}");
-            id
-        })
+    digest.iter().take(12).fold(String::with_capacity(24), |mut id, byte| {
+        // Writing to a string cannot fail.
+        let _ = write!(id, "{byte:02x}");
+        id
+    })
 }
 
 fn parse<T: DeserializeOwned>(file: &'static str, text: &str) -> Result<T, SampleError> {
@@ -186,11 +168,7 @@ fn parse<T: DeserializeOwned>(file: &'static str, text: &str) -> Result<T, Sampl
 }
 
 fn unknown(file: &'static str, kind: &'static str, name: &str) -> SampleError {
-    SampleError::Unknown {
-        file,
-        kind,
-        name: name.to_owned(),
-    }
+    SampleError::Unknown { file, kind, name: name.to_owned() }
 }
 
 fn named(
@@ -208,25 +186,12 @@ fn named(
         .collect()
 }
 
-fn face(
-    person: i64,
-    name: &str,
-    file: &'static str,
-    faces: &Faces,
-) -> Result<(i64, Option<String>), SampleError> {
-    faces
-        .get(&person)
-        .cloned()
-        .ok_or_else(|| unknown(file, "person", &format!("{person} {name}")))
+fn face(person: i64, name: &str, file: &'static str, faces: &Faces) -> Result<(i64, Option<String>), SampleError> {
+    faces.get(&person).cloned().ok_or_else(|| unknown(file, "person", &format!("{person} {name}")))
 }
 
 /// Roles in billing order. `about` is the record: `film/31`. `series` rows have a column more, which stays null.
-fn cast(
-    entries: Vec<CastEntry>,
-    about: &str,
-    file: &'static str,
-    faces: &Faces,
-) -> Result<Vec<Cast>, SampleError> {
+fn cast(entries: Vec<CastEntry>, about: &str, file: &'static str, faces: &Faces) -> Result<Vec<Cast>, SampleError> {
     entries
         .into_iter()
         .zip(0_i64..)
@@ -278,26 +243,12 @@ fn crew(
 fn film(film: Film, vocabulary: &Vocabulary, faces: &Faces) -> Result<Movie, SampleError> {
     let about = format!("film/{}", film.id);
     let countries = film.countries.into_iter().map(|code| {
-        let name = vocabulary
-            .countries
-            .get(&code)
-            .ok_or_else(|| unknown(FILMS, "country", &code))?
-            .clone();
-        Ok(Country {
-            iso_3166_1: code,
-            name,
-        })
+        let name = vocabulary.countries.get(&code).ok_or_else(|| unknown(FILMS, "country", &code))?.clone();
+        Ok(Country { iso_3166_1: code, name })
     });
     let languages = film.spoken.into_iter().map(|code| {
-        let name = vocabulary
-            .languages
-            .get(&code)
-            .ok_or_else(|| unknown(FILMS, "language", &code))?
-            .clone();
-        Ok(Language {
-            iso_639_1: code,
-            name,
-        })
+        let name = vocabulary.languages.get(&code).ok_or_else(|| unknown(FILMS, "language", &code))?.clone();
+        Ok(Language { iso_639_1: code, name })
     });
     Ok(Movie {
         movie_id: film.id,
@@ -331,37 +282,22 @@ fn film(film: Film, vocabulary: &Vocabulary, faces: &Faces) -> Result<Movie, Sam
 fn series(show: Show, vocabulary: &Vocabulary, faces: &Faces) -> Result<Series, SampleError> {
     let about = format!("series/{}", show.id);
     let networks = show.networks.into_iter().map(|name| {
-        let (id, country) = vocabulary
-            .networks
-            .get(&name)
-            .ok_or_else(|| unknown(SERIES, "network", &name))?;
-        Ok(Network {
-            id: *id,
-            name,
-            origin_country: Some(country.clone()),
-        })
+        let (id, country) = vocabulary.networks.get(&name).ok_or_else(|| unknown(SERIES, "network", &name))?;
+        Ok(Network { id: *id, name, origin_country: Some(country.clone()) })
     });
     let created_by = show.created_by.into_iter().map(|(id, name)| {
         let (gender, _) = face(id, &name, SERIES, faces)?;
         let credit_id = Some(credit_id(&format!("{about}/created/{id}")));
-        Ok(Creator {
-            id,
-            credit_id,
-            name,
-            gender: Some(gender),
-        })
+        Ok(Creator { id, credit_id, name, gender: Some(gender) })
     });
-    let seasons = show
-        .seasons
-        .into_iter()
-        .map(|(number, air_date, episode_count)| Season {
-            id: show.id * 100 + number,
-            season_number: number,
-            name: Some(format!("Season {number}")),
-            overview: None,
-            air_date,
-            episode_count,
-        });
+    let seasons = show.seasons.into_iter().map(|(number, air_date, episode_count)| Season {
+        id: show.id * 100 + number,
+        season_number: number,
+        name: Some(format!("Season {number}")),
+        overview: None,
+        air_date,
+        episode_count,
+    });
     Ok(Series {
         tv_series_id: show.id,
         casts_info: cast(show.cast, &about, SERIES, faces)?,
@@ -432,17 +368,9 @@ mod tests {
     #[test]
     fn is_as_large_as_promised() {
         let catalogue = Catalogue::load().unwrap();
-        assert!(
-            catalogue.films.len() >= 62,
-            "60 remain when two are held back: {}",
-            catalogue.films.len()
-        );
+        assert!(catalogue.films.len() >= 62, "60 remain when two are held back: {}", catalogue.films.len());
         assert!(catalogue.series.len() >= 12);
-        let with_biography = catalogue
-            .people
-            .iter()
-            .filter(|p| p.person_detail.biography.is_some())
-            .count();
+        let with_biography = catalogue.people.iter().filter(|p| p.person_detail.biography.is_some()).count();
         assert!(with_biography >= 150, "{with_biography}");
         assert!(with_biography < catalogue.people.len(), "some have none");
     }
@@ -456,31 +384,13 @@ mod tests {
         assert_eq!(films.len(), catalogue.films.len());
         assert_eq!(people.len(), catalogue.people.len());
         assert_eq!(series.len(), catalogue.series.len());
-        let overviews: Vec<_> = (catalogue
-            .films
-            .iter()
-            .map(|f| f.movie_detail.overview.clone()))
-        .chain(
-            catalogue
-                .series
-                .iter()
-                .map(|s| s.tv_series_detail.overview.clone()),
-        )
-        .collect();
-        assert!(overviews.iter().flatten().all(|text| text.len() > 120));
-        assert_eq!(
-            overviews.iter().collect::<HashSet<_>>().len(),
-            films.len() + series.len()
-        );
-        let biographies: Vec<_> = catalogue
-            .people
-            .iter()
-            .filter_map(|p| p.person_detail.biography.as_ref())
+        let overviews: Vec<_> = (catalogue.films.iter().map(|f| f.movie_detail.overview.clone()))
+            .chain(catalogue.series.iter().map(|s| s.tv_series_detail.overview.clone()))
             .collect();
-        assert_eq!(
-            biographies.iter().collect::<HashSet<_>>().len(),
-            biographies.len()
-        );
+        assert!(overviews.iter().flatten().all(|text| text.len() > 120));
+        assert_eq!(overviews.iter().collect::<HashSet<_>>().len(), films.len() + series.len());
+        let biographies: Vec<_> = catalogue.people.iter().filter_map(|p| p.person_detail.biography.as_ref()).collect();
+        assert_eq!(biographies.iter().collect::<HashSet<_>>().len(), biographies.len());
     }
 
     #[test]
@@ -488,32 +398,14 @@ mod tests {
         let catalogue = Catalogue::load().unwrap();
         let names: HashMap<i64, &str> = (catalogue.people.iter())
             .map(|p| (p.person_id, p.person_detail.name.as_deref().unwrap()))
-            .chain(
-                catalogue
-                    .vocabulary
-                    .unrecorded
-                    .iter()
-                    .map(|(id, name, _)| (*id, name.as_str())),
-            )
+            .chain(catalogue.vocabulary.unrecorded.iter().map(|(id, name, _)| (*id, name.as_str())))
             .collect();
-        assert_eq!(
-            names.len(),
-            catalogue.people.len() + catalogue.vocabulary.unrecorded.len()
-        );
-        let lists = (catalogue
-            .films
-            .iter()
-            .map(|f| (&f.casts_info, &f.crews_info)))
-        .chain(
-            catalogue
-                .series
-                .iter()
-                .map(|s| (&s.casts_info, &s.crews_info)),
-        );
+        assert_eq!(names.len(), catalogue.people.len() + catalogue.vocabulary.unrecorded.len());
+        let lists = (catalogue.films.iter().map(|f| (&f.casts_info, &f.crews_info)))
+            .chain(catalogue.series.iter().map(|s| (&s.casts_info, &s.crews_info)));
         let mut credited = HashSet::new();
         for (cast, crew) in lists {
-            let credits = (cast.iter().map(|c| (c.person_id, &c.name)))
-                .chain(crew.iter().map(|c| (c.person_id, &c.name)));
+            let credits = (cast.iter().map(|c| (c.person_id, &c.name))).chain(crew.iter().map(|c| (c.person_id, &c.name)));
             for (id, name) in credits {
                 assert_eq!(names.get(&id).copied(), name.as_deref(), "person {id}");
                 credited.insert(id);
@@ -528,24 +420,16 @@ mod tests {
     fn credit_ids_are_unique_and_of_24_hex_digits() {
         let catalogue = Catalogue::load().unwrap();
         let ids: Vec<&str> = (catalogue.films.iter())
-            .flat_map(|f| {
-                f.casts_info
+            .flat_map(|f| f.casts_info.iter().map(|c| &c.credit_id).chain(f.crews_info.iter().map(|c| &c.credit_id)))
+            .chain(
+                catalogue
+                    .series
                     .iter()
-                    .map(|c| &c.credit_id)
-                    .chain(f.crews_info.iter().map(|c| &c.credit_id))
-            })
-            .chain(catalogue.series.iter().flat_map(|s| {
-                s.casts_info
-                    .iter()
-                    .map(|c| &c.credit_id)
-                    .chain(s.crews_info.iter().map(|c| &c.credit_id))
-            }))
+                    .flat_map(|s| s.casts_info.iter().map(|c| &c.credit_id).chain(s.crews_info.iter().map(|c| &c.credit_id))),
+            )
             .map(String::as_str)
             .collect();
-        assert!(
-            ids.iter()
-                .all(|id| id.len() == 24 && id.bytes().all(|b| b.is_ascii_hexdigit()))
-        );
+        assert!(ids.iter().all(|id| id.len() == 24 && id.bytes().all(|b| b.is_ascii_hexdigit())));
         assert_eq!(ids.iter().collect::<HashSet<_>>().len(), ids.len());
     }
 
@@ -554,20 +438,9 @@ mod tests {
         let catalogue = Catalogue::load().unwrap();
         let damaged: Vec<_> = (catalogue.films.iter())
             .filter(|f| !f.movie_detail.release_date.as_deref().is_some_and(is_day))
-            .map(|f| {
-                (
-                    f.movie_detail.title.as_deref().unwrap(),
-                    f.movie_detail.release_date.as_deref().unwrap(),
-                )
-            })
+            .map(|f| (f.movie_detail.title.as_deref().unwrap(), f.movie_detail.release_date.as_deref().unwrap()))
             .collect();
-        assert_eq!(
-            damaged,
-            [
-                ("Dr. Jekyll and Mr. Hyde", ""),
-                ("Steamboat Bill, Jr.", "1928-05-??")
-            ]
-        );
+        assert_eq!(damaged, [("Dr. Jekyll and Mr. Hyde", ""), ("Steamboat Bill, Jr.", "1928-05-??")]);
         for person in &catalogue.people {
             let detail = &person.person_detail;
             for date in detail.birthday.iter().chain(&detail.deathday) {
@@ -580,12 +453,7 @@ mod tests {
         for series in &catalogue.series {
             let detail = &series.tv_series_detail;
             let seasons = detail.seasons.iter().filter_map(|s| s.air_date.as_ref());
-            for date in detail
-                .first_air_date
-                .iter()
-                .chain(&detail.last_air_date)
-                .chain(seasons)
-            {
+            for date in detail.first_air_date.iter().chain(&detail.last_air_date).chain(seasons) {
                 assert!(is_day(date), "{:?}: {date}", detail.name);
             }
         }
@@ -594,32 +462,15 @@ mod tests {
     #[test]
     fn people_have_several_jobs_and_several_roles() {
         let catalogue = Catalogue::load().unwrap();
-        let film = |title: &str| {
-            catalogue
-                .films
-                .iter()
-                .find(|f| f.movie_detail.title.as_deref() == Some(title))
-                .unwrap()
-        };
+        let film = |title: &str| catalogue.films.iter().find(|f| f.movie_detail.title.as_deref() == Some(title)).unwrap();
         let by = |film: &Movie, name: &str| {
-            let cast = film
-                .casts_info
-                .iter()
-                .filter(|c| c.name.as_deref() == Some(name))
-                .count();
-            let crew = film
-                .crews_info
-                .iter()
-                .filter(|c| c.name.as_deref() == Some(name))
-                .count();
+            let cast = film.casts_info.iter().filter(|c| c.name.as_deref() == Some(name)).count();
+            let crew = film.crews_info.iter().filter(|c| c.name.as_deref() == Some(name)).count();
             (cast, crew)
         };
         assert_eq!(by(film("Sherlock Jr."), "Buster Keaton"), (2, 3));
         assert_eq!(by(film("City Lights"), "Charlie Chaplin"), (1, 5));
         assert_eq!(by(film("Metropolis"), "Brigitte Helm"), (2, 0));
-        assert_eq!(
-            by(film("The Great Train Robbery"), "Gilbert M. Anderson"),
-            (3, 0)
-        );
+        assert_eq!(by(film("The Great Train Robbery"), "Gilbert M. Anderson"), (3, 0));
     }
 }

@@ -10,8 +10,8 @@ use xxhash_rust::xxh3::xxh3_64_with_seed;
 
 use super::distributions::{chance, long_tail, zipf};
 use super::rows::{
-    Cast, Country, Creator, Crew, Language, Movie, MovieDetail, Named, Network, Person,
-    PersonDetail, Season, Series, SeriesDetail,
+    Cast, Country, Creator, Crew, Language, Movie, MovieDetail, Named, Network, Person, PersonDetail, Season, Series,
+    SeriesDetail,
 };
 
 use super::words::{company, keyword, name, sentence, text, title};
@@ -106,33 +106,17 @@ impl Inventor {
                 popularity: Some(popularity(&mut rng)),
                 release_date: date(&mut rng),
                 runtime: Some(adult_runtime),
-                budget: Some(if chance(&mut rng, 0.2) {
-                    rng.random_range(1..3000) * 100_000
-                } else {
-                    0
-                }),
-                revenue: Some(if chance(&mut rng, 0.2) {
-                    rng.random_range(1..9000) * 100_000
-                } else {
-                    0
-                }),
+                budget: Some(if chance(&mut rng, 0.2) { rng.random_range(1..3000) * 100_000 } else { 0 }),
+                revenue: Some(if chance(&mut rng, 0.2) { rng.random_range(1..9000) * 100_000 } else { 0 }),
                 status: Some("Released".to_owned()),
                 vote_average: Some(f64::from(rng.random_range(20..95_u32)) / 10.0),
                 vote_count: Some(long_tail(&mut rng, 60.0, 1.6, 40_000) as i64),
                 homepage: None,
-                genres: terms(&mut rng, GENRES.len() as u64, 2.2, 5, |n| {
-                    GENRES[n as usize].to_owned()
-                }),
+                genres: terms(&mut rng, GENRES.len() as u64, 2.2, 5, |n| GENRES[n as usize].to_owned()),
                 keywords: terms(&mut rng, KEYWORDS, 4.0, 30, keyword),
-                production_countries: vec![Country {
-                    iso_3166_1: country.0.to_owned(),
-                    name: country.1.to_owned(),
-                }],
+                production_countries: vec![Country { iso_3166_1: country.0.to_owned(), name: country.1.to_owned() }],
                 production_companies: terms(&mut rng, COMPANIES, 2.0, 8, company),
-                spoken_languages: vec![Language {
-                    iso_639_1: country.2.to_owned(),
-                    name: country.3.to_owned(),
-                }],
+                spoken_languages: vec![Language { iso_639_1: country.2.to_owned(), name: country.3.to_owned() }],
             },
         }
     }
@@ -192,12 +176,7 @@ impl Inventor {
                 first_air_date: date(&mut rng),
                 last_air_date: date(&mut rng),
                 number_of_seasons: Some(seasons.len() as i64),
-                number_of_episodes: Some(
-                    seasons
-                        .iter()
-                        .filter_map(|season| season.episode_count)
-                        .sum(),
-                ),
+                number_of_episodes: Some(seasons.iter().filter_map(|season| season.episode_count).sum()),
                 episode_run_time: vec![rng.random_range(20..60)],
                 status: Some("Ended".to_owned()),
                 kind: Some("Scripted".to_owned()),
@@ -207,16 +186,10 @@ impl Inventor {
                 homepage: None,
                 languages: vec![country.2.to_owned()],
                 origin_country: vec![country.0.to_owned()],
-                genres: terms(&mut rng, GENRES.len() as u64, 2.0, 5, |n| {
-                    GENRES[n as usize].to_owned()
-                }),
+                genres: terms(&mut rng, GENRES.len() as u64, 2.0, 5, |n| GENRES[n as usize].to_owned()),
                 networks: terms(&mut rng, 400, 1.2, 4, company)
                     .into_iter()
-                    .map(|Named { id, name }| Network {
-                        id,
-                        name,
-                        origin_country: Some(country.0.to_owned()),
-                    })
+                    .map(|Named { id, name }| Network { id, name, origin_country: Some(country.0.to_owned()) })
                     .collect(),
                 production_companies: terms(&mut rng, COMPANIES, 1.5, 6, company),
                 created_by: vec![Creator {
@@ -232,10 +205,7 @@ impl Inventor {
     }
 
     fn stream(&self, kind: Kind, id: i64) -> ChaCha8Rng {
-        ChaCha8Rng::seed_from_u64(xxh3_64_with_seed(
-            &id.to_le_bytes(),
-            self.seed ^ (kind as u64) << 56,
-        ))
+        ChaCha8Rng::seed_from_u64(xxh3_64_with_seed(&id.to_le_bytes(), self.seed ^ (kind as u64) << 56))
     }
 
     /// A person's id by Zipf's law: the low ids are the stars.
@@ -250,11 +220,7 @@ impl Inventor {
             0..=6 => "Acting",
             other => JOBS[other as usize - 7].1,
         };
-        Face {
-            name: format!("{} {}", name(&mut rng), name(&mut rng)),
-            gender: rng.random_range(0..3),
-            department,
-        }
+        Face { name: format!("{} {}", name(&mut rng), name(&mut rng)), gender: rng.random_range(0..3), department }
     }
 
     fn cast(&self, rng: &mut ChaCha8Rng, series: bool) -> Vec<Cast> {
@@ -283,10 +249,7 @@ impl Inventor {
         let mut rows: Vec<Crew> = Vec::with_capacity(size);
         for number in 0..size {
             // Every eighth job or so is done by the one who did the job before.
-            let again = rows
-                .last()
-                .map(|row| row.person_id)
-                .filter(|_| chance(rng, 0.12));
+            let again = rows.last().map(|row| row.person_id).filter(|_| chance(rng, 0.12));
             let person_id = again.unwrap_or_else(|| self.draw(rng));
             let face = self.face(person_id);
             let (job, department) = JOBS[number % JOBS.len()];
@@ -331,18 +294,8 @@ fn popularity(rng: &mut ChaCha8Rng) -> f64 {
 }
 
 /// Different terms of a vocabulary, ids from 1, the common ones more often.
-fn terms(
-    rng: &mut ChaCha8Rng,
-    vocabulary: u64,
-    mean: f64,
-    max: usize,
-    name: impl Fn(u64) -> String,
-) -> Vec<Named> {
-    let count = if chance(rng, 0.03) {
-        0
-    } else {
-        size(rng, mean, 0.0).min(max)
-    };
+fn terms(rng: &mut ChaCha8Rng, vocabulary: u64, mean: f64, max: usize, name: impl Fn(u64) -> String) -> Vec<Named> {
+    let count = if chance(rng, 0.03) { 0 } else { size(rng, mean, 0.0).min(max) };
     let mut drawn: Vec<u64> = Vec::with_capacity(count);
     for _ in 0..count {
         let term = zipf(rng, vocabulary);
@@ -350,13 +303,7 @@ fn terms(
             drawn.push(term);
         }
     }
-    drawn
-        .into_iter()
-        .map(|term| Named {
-            id: term as i64 + 1,
-            name: name(term),
-        })
-        .collect()
+    drawn.into_iter().map(|term| Named { id: term as i64 + 1, name: name(term) }).collect()
 }
 
 /// One in a hundred is missing, one in three hundred is empty.
@@ -382,9 +329,5 @@ fn date(rng: &mut ChaCha8Rng) -> Option<String> {
 
 fn day(rng: &mut ChaCha8Rng, from: i64, to: i64) -> String {
     let year = rng.random_range(from..=to);
-    format!(
-        "{year:04}-{:02}-{:02}",
-        rng.random_range(1..=12),
-        rng.random_range(1..=28)
-    )
+    format!("{year:04}-{:02}-{:02}", rng.random_range(1..=12), rng.random_range(1..=28))
 }

@@ -16,8 +16,8 @@ pub use catalogue::{Catalogue, Vocabulary};
 pub use crawl::{crawl, mend, write_lake};
 pub use generate::{GenerateOptions, generate, touch};
 pub use rows::{
-    Cast, Country, Creator, Crew, Language, Movie, MovieDetail, Named, Network, Person,
-    PersonDetail, Season, Series, SeriesDetail,
+    Cast, Country, Creator, Crew, Language, Movie, MovieDetail, Named, Network, Person, PersonDetail, Season, Series,
+    SeriesDetail,
 };
 pub use schema::Table;
 pub use write::{Changes, Row, apply, create, read};
@@ -54,9 +54,7 @@ pub struct Counts {
 #[derive(Debug, thiserror::Error)]
 pub enum SampleError {
     /// The directory already holds a table.
-    #[error(
-        "{path} already holds the table {table}: choose another directory, or remove this one first"
-    )]
+    #[error("{path} already holds the table {table}: choose another directory, or remove this one first")]
     Exists {
         /// Which table.
         table: Table,
@@ -64,9 +62,7 @@ pub enum SampleError {
         path: String,
     },
     /// The path cannot be made a table's address.
-    #[error(
-        "cannot use {path} as the directory of a lake: check that it can be created and is an ordinary path"
-    )]
+    #[error("cannot use {path} as the directory of a lake: check that it can be created and is an ordinary path")]
     Path {
         /// Where.
         path: String,
@@ -74,9 +70,7 @@ pub enum SampleError {
         source: Option<std::io::Error>,
     },
     /// Delta refused.
-    #[error(
-        "table {table}: cannot {doing}; if the lake is not a sample lake, write a new one with `distributary sample`"
-    )]
+    #[error("table {table}: cannot {doing}; if the lake is not a sample lake, write a new one with `distributary sample`")]
     Delta {
         /// Which table.
         table: Table,
@@ -94,9 +88,7 @@ pub enum SampleError {
         source: arrow::error::ArrowError,
     },
     /// A row has another form than the sample's.
-    #[error(
-        "table {table}: a row is not of the sample's form; was the table written by something else?"
-    )]
+    #[error("table {table}: a row is not of the sample's form; was the table written by something else?")]
     Row {
         /// Which table.
         table: Table,
@@ -112,9 +104,7 @@ pub enum SampleError {
         source: serde_json::Error,
     },
     /// The catalogue that is built in names something that `vocabulary.json` lacks.
-    #[error(
-        "sample/{file} names the {kind} `{name}`, which sample/vocabulary.json lacks: add it there"
-    )]
+    #[error("sample/{file} names the {kind} `{name}`, which sample/vocabulary.json lacks: add it there")]
     Unknown {
         /// Which file.
         file: &'static str,
@@ -124,9 +114,7 @@ pub enum SampleError {
         name: String,
     },
     /// The record that is to be changed is not in the lake.
-    #[error(
-        "table {table} has no {what}: this lake was not made by `distributary sample`, or has been crawled already"
-    )]
+    #[error("table {table} has no {what}: this lake was not made by `distributary sample`, or has been crawled already")]
     Missing {
         /// Which table.
         table: Table,

@@ -90,10 +90,7 @@ pub struct Movie {
 
 /// `movie_detail` of [`Movie`].
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-#[expect(
-    missing_docs,
-    reason = "the fields are those of the Silver schema, which says what they are"
-)]
+#[expect(missing_docs, reason = "the fields are those of the Silver schema, which says what they are")]
 pub struct MovieDetail {
     pub id: i64,
     pub title: Option<String>,
@@ -128,10 +125,7 @@ pub struct Person {
 
 /// `person_detail` of [`Person`].
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-#[expect(
-    missing_docs,
-    reason = "the fields are those of the Silver schema, which says what they are"
-)]
+#[expect(missing_docs, reason = "the fields are those of the Silver schema, which says what they are")]
 pub struct PersonDetail {
     pub id: i64,
     pub name: Option<String>,
@@ -160,10 +154,7 @@ pub struct Series {
 
 /// `tv_series_detail` of [`Series`].
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-#[expect(
-    missing_docs,
-    reason = "the fields are those of the Silver schema, which says what they are"
-)]
+#[expect(missing_docs, reason = "the fields are those of the Silver schema, which says what they are")]
 pub struct SeriesDetail {
     pub id: i64,
     pub name: Option<String>,

@@ -154,15 +154,9 @@ fn movie_detail() -> DataType {
         text("homepage"),
         list("genres", id_name()),
         list("keywords", id_name()),
-        list(
-            "production_countries",
-            record(vec![text("iso_3166_1"), text("name")]),
-        ),
+        list("production_countries", record(vec![text("iso_3166_1"), text("name")])),
         list("production_companies", id_name()),
-        list(
-            "spoken_languages",
-            record(vec![text("iso_639_1"), text("name")]),
-        ),
+        list("spoken_languages", record(vec![text("iso_639_1"), text("name")])),
     ])
 }
 
@@ -204,32 +198,14 @@ fn series_detail() -> DataType {
         list("languages", DataType::Utf8),
         list("origin_country", DataType::Utf8),
         list("genres", id_name()),
-        list(
-            "networks",
-            record(vec![int("id"), text("name"), text("origin_country")]),
-        ),
+        list("networks", record(vec![int("id"), text("name"), text("origin_country")])),
         list("production_companies", id_name()),
-        list(
-            "created_by",
-            record(vec![
-                int("id"),
-                text("credit_id"),
-                text("name"),
-                int("gender"),
-            ]),
-        ),
+        list("created_by", record(vec![int("id"), text("credit_id"), text("name"), int("gender")])),
         list("keywords", id_name()),
         list("seasons", season()),
     ])
 }
 
 fn season() -> DataType {
-    record(vec![
-        int("id"),
-        int("season_number"),
-        text("name"),
-        text("overview"),
-        text("air_date"),
-        int("episode_count"),
-    ])
+    record(vec![int("id"), int("season_number"), text("name"), text("overview"), text("air_date"), int("episode_count")])
 }

@@ -106,9 +106,8 @@ const WORDS: [&str; 96] = [
 ];
 
 const SYLLABLES: [&str; 32] = [
-    "an", "bel", "cor", "da", "el", "fen", "gar", "hol", "ir", "jo", "ka", "lin", "mar", "nel",
-    "or", "pe", "quin", "ros", "sta", "tor", "ul", "ver", "wen", "xan", "yor", "zel", "ba", "mi",
-    "ro", "su", "ti", "lo",
+    "an", "bel", "cor", "da", "el", "fen", "gar", "hol", "ir", "jo", "ka", "lin", "mar", "nel", "or", "pe", "quin", "ros", "sta",
+    "tor", "ul", "ver", "wen", "xan", "yor", "zel", "ba", "mi", "ro", "su", "ti", "lo",
 ];
 
 pub(super) fn keyword(number: u64) -> String {
@@ -154,11 +153,7 @@ fn word(rng: &mut ChaCha8Rng) -> &'static str {
 }
 
 pub(super) fn title(rng: &mut ChaCha8Rng) -> String {
-    let mut title = format!(
-        "The {} {}",
-        name(rng),
-        WORDS[rng.random_range(15..WORDS.len())]
-    );
+    let mut title = format!("The {} {}", name(rng), WORDS[rng.random_range(15..WORDS.len())]);
     if chance(rng, 0.2) {
         title.push_str(" of ");
         title.push_str(&name(rng));

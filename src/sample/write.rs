@@ -64,18 +64,12 @@ pub struct Changes<R> {
 impl<R> Changes<R> {
     /// Upserts alone.
     pub fn upserts(upserts: Vec<R>) -> Self {
-        Self {
-            upserts,
-            deletes: Vec::new(),
-        }
+        Self { upserts, deletes: Vec::new() }
     }
 
     /// Deletes alone.
     pub fn deletes(deletes: Vec<i64>) -> Self {
-        Self {
-            upserts: Vec::new(),
-            deletes,
-        }
+        Self { upserts: Vec::new(), deletes }
     }
 }
 
@@ -88,17 +82,8 @@ pub async fn create<R: Row>(root: &Path, rows: &[R], what: &str) -> Result<Commi
     new.write(rows).await?;
     let version = new.commit().await?;
     let count = rows.len() as u64;
-    let counts = Counts {
-        given: count,
-        inserted: count,
-        ..Counts::default()
-    };
-    Ok(Commit {
-        table: R::TABLE,
-        version,
-        what: what.to_owned(),
-        counts,
-    })
+    let counts = Counts { given: count, inserted: count, ..Counts::default() };
+    Ok(Commit { table: R::TABLE, version, what: what.to_owned(), counts })
 }
 
 /// All rows of a table, by key, as they are at its latest version.
@@ -115,11 +100,7 @@ pub async fn read<R: Row>(root: &Path) -> Result<BTreeMap<i64, R>, SampleError> 
 ///
 /// # Errors
 /// When there is no such table under `root`, or Delta refuses.
-pub async fn apply<R: Row>(
-    root: &Path,
-    changes: &Changes<R>,
-    what: &str,
-) -> Result<Commit, SampleError> {
+pub async fn apply<R: Row>(root: &Path, changes: &Changes<R>, what: &str) -> Result<Commit, SampleError> {
     let table = open(root, R::TABLE).await?;
     let before: BTreeMap<i64, R> = rows_of(&table).await?;
     let counts = count(&before, changes);
@@ -127,17 +108,8 @@ pub async fn apply<R: Row>(
         .read_batch(merge_source(changes)?)
         .map_err(|source| delta(R::TABLE, "read the changes", source.into()))?;
     let name = R::TABLE;
-    let columns: Vec<String> = name
-        .schema()
-        .fields()
-        .iter()
-        .map(|field| field.name().clone())
-        .collect();
-    let every = || {
-        columns
-            .iter()
-            .map(|column| (column.clone(), format!("s.{column}")))
-    };
+    let columns: Vec<String> = name.schema().fields().iter().map(|field| field.name().clone()).collect();
+    let every = || columns.iter().map(|column| (column.clone(), format!("s.{column}")));
     let kept = format!("NOT s.{GONE}");
     let merge = table
         .merge(source, format!("t.{key} = s.{key}", key = name.key()))
@@ -145,33 +117,16 @@ pub async fn apply<R: Row>(
         .with_target_alias("t")
         .when_matched_delete(|delete| delete.predicate(format!("s.{GONE}")))
         .and_then(|merge| {
-            let update = |update| {
-                every().fold(
-                    update,
-                    |u: deltalake::operations::merge::UpdateBuilder, (c, e)| u.update(c, e),
-                )
-            };
+            let update = |update| every().fold(update, |u: deltalake::operations::merge::UpdateBuilder, (c, e)| u.update(c, e));
             merge.when_matched_update(|builder| update(builder.predicate(kept.clone())))
         })
         .and_then(|merge| {
-            let insert = |insert| {
-                every().fold(
-                    insert,
-                    |i: deltalake::operations::merge::InsertBuilder, (c, e)| i.set(c, e),
-                )
-            };
+            let insert = |insert| every().fold(insert, |i: deltalake::operations::merge::InsertBuilder, (c, e)| i.set(c, e));
             merge.when_not_matched_insert(|builder| insert(builder.predicate(kept.clone())))
         })
         .map_err(|source| delta(name, "plan the merge", source))?;
-    let (table, _) = merge
-        .await
-        .map_err(|source| delta(name, "merge the changes", source))?;
-    Ok(Commit {
-        table: name,
-        version: version(&table, name)?,
-        what: what.to_owned(),
-        counts,
-    })
+    let (table, _) = merge.await.map_err(|source| delta(name, "merge the changes", source))?;
+    Ok(Commit { table: name, version: version(&table, name)?, what: what.to_owned(), counts })
 }
 
 /// A table that is being made: its files are written as rows come, and are seen by nobody before [`NewTable::commit`].
@@ -189,21 +144,13 @@ impl NewTable {
         let empty = DeltaTableBuilder::from_url(address.clone())
             .and_then(DeltaTableBuilder::build)
             .map_err(|source| delta(table, "open its directory", source))?;
-        let there = empty
-            .verify_deltatable_existence()
-            .await
-            .map_err(|source| delta(table, "look for it", source))?;
+        let there = empty.verify_deltatable_existence().await.map_err(|source| delta(table, "look for it", source))?;
         if there {
             return Err(SampleError::Exists { table, path });
         }
         let writer = RecordBatchWriter::try_new(address.as_str(), table.schema(), None, None)
             .map_err(|source| delta(table, "begin to write", source))?;
-        Ok(Self {
-            table,
-            address,
-            writer,
-            actions: Vec::new(),
-        })
+        Ok(Self { table, address, writer, actions: Vec::new() })
     }
 
     /// Adds rows to the file that is being written.
@@ -212,19 +159,12 @@ impl NewTable {
             return Ok(());
         }
         let batch = to_batch(self.table, rows)?;
-        self.writer
-            .write(batch)
-            .await
-            .map_err(|source| delta(self.table, "write rows", source))
+        self.writer.write(batch).await.map_err(|source| delta(self.table, "write rows", source))
     }
 
     /// Ends the file; the next row begins another one.
     pub(super) async fn end_file(&mut self) -> Result<(), SampleError> {
-        let adds = self
-            .writer
-            .flush()
-            .await
-            .map_err(|source| delta(self.table, "write a file", source))?;
+        let adds = self.writer.flush().await.map_err(|source| delta(self.table, "write a file", source))?;
         self.actions.extend(adds.into_iter().map(Action::Add));
         Ok(())
     }
@@ -233,9 +173,8 @@ impl NewTable {
     pub(super) async fn commit(mut self) -> Result<u64, SampleError> {
         self.end_file().await?;
         let table = self.table;
-        let schema: StructType = (table.schema().as_ref())
-            .try_into_kernel()
-            .map_err(|source| SampleError::Arrow { table, source })?;
+        let schema: StructType =
+            (table.schema().as_ref()).try_into_kernel().map_err(|source| SampleError::Arrow { table, source })?;
         let fields: Vec<StructField> = schema.fields().cloned().collect();
         let made = DeltaTableBuilder::from_url(self.address)
             .and_then(DeltaTableBuilder::build)
@@ -256,44 +195,27 @@ impl NewTable {
 pub(super) async fn open(root: &Path, table: Table) -> Result<DeltaTable, SampleError> {
     let path = root.join(table.name());
     let shown = path.display().to_string();
-    let path = std::path::absolute(&path).map_err(|source| SampleError::Path {
-        path: shown.clone(),
-        source: Some(source),
-    })?;
-    let url = Url::from_directory_path(&path).map_err(|()| SampleError::Path {
-        path: shown,
-        source: None,
-    })?;
-    deltalake::open_table(url)
-        .await
-        .map_err(|source| delta(table, "open the table", source))
+    let path = std::path::absolute(&path).map_err(|source| SampleError::Path { path: shown.clone(), source: Some(source) })?;
+    let url = Url::from_directory_path(&path).map_err(|()| SampleError::Path { path: shown, source: None })?;
+    deltalake::open_table(url).await.map_err(|source| delta(table, "open the table", source))
 }
 
 /// The version that an opened or just written table is at.
 pub(super) fn version(table: &DeltaTable, name: Table) -> Result<u64, SampleError> {
-    let version = table
-        .version()
-        .ok_or_else(|| delta(name, "tell its version", DeltaTableError::NotInitialized))?;
+    let version = table.version().ok_or_else(|| delta(name, "tell its version", DeltaTableError::NotInitialized))?;
     Ok(version)
 }
 
 /// An error of Delta's, with what was being done.
 pub(super) fn delta(table: Table, doing: &'static str, source: DeltaTableError) -> SampleError {
-    SampleError::Delta {
-        table,
-        doing,
-        source: Box::new(source),
-    }
+    SampleError::Delta { table, doing, source: Box::new(source) }
 }
 
 /// The table's directory, made if it is not there, as an address and as people write it.
 fn address(root: &Path, table: Table) -> Result<(Url, String), SampleError> {
     let path = root.join(table.name());
     let shown = path.display().to_string();
-    let refused = |source| SampleError::Path {
-        path: shown.clone(),
-        source,
-    };
+    let refused = |source| SampleError::Path { path: shown.clone(), source };
     std::fs::create_dir_all(&path).map_err(|source| refused(Some(source)))?;
     let path = std::path::absolute(&path).map_err(|source| refused(Some(source)))?;
     let url = Url::from_directory_path(path).map_err(|()| refused(None))?;
@@ -302,35 +224,22 @@ fn address(root: &Path, table: Table) -> Result<(Url, String), SampleError> {
 
 fn to_batch<R: Serialize>(table: Table, rows: &[R]) -> Result<RecordBatch, SampleError> {
     let failed = |source| SampleError::Arrow { table, source };
-    let mut decoder = arrow::json::ReaderBuilder::new(table.schema())
-        .build_decoder()
-        .map_err(failed)?;
+    let mut decoder = arrow::json::ReaderBuilder::new(table.schema()).build_decoder().map_err(failed)?;
     decoder.serialize(rows).map_err(failed)?;
     let batch = decoder.flush().map_err(failed)?;
     Ok(batch.unwrap_or_else(|| RecordBatch::new_empty(table.schema())))
 }
 
 pub(super) async fn rows_of<R: Row>(table: &DeltaTable) -> Result<BTreeMap<i64, R>, SampleError> {
-    let (_, stream) = table
-        .scan_table()
-        .await
-        .map_err(|source| delta(R::TABLE, "read the table", source))?;
-    let batches = collect_sendable_stream(stream)
-        .await
-        .map_err(|source| delta(R::TABLE, "read the table", source.into()))?;
+    let (_, stream) = table.scan_table().await.map_err(|source| delta(R::TABLE, "read the table", source))?;
+    let batches = collect_sendable_stream(stream).await.map_err(|source| delta(R::TABLE, "read the table", source.into()))?;
     let mut rows = BTreeMap::new();
     for batch in &batches {
         let mut writer = arrow::json::LineDelimitedWriter::new(Vec::new());
         let written = writer.write(batch).and_then(|()| writer.finish());
-        written.map_err(|source| SampleError::Arrow {
-            table: R::TABLE,
-            source,
-        })?;
+        written.map_err(|source| SampleError::Arrow { table: R::TABLE, source })?;
         for line in serde_json::Deserializer::from_slice(&writer.into_inner()).into_iter::<R>() {
-            let row = line.map_err(|source| SampleError::Row {
-                table: R::TABLE,
-                source,
-            })?;
+            let row = line.map_err(|source| SampleError::Row { table: R::TABLE, source })?;
             rows.insert(row.key(), row);
         }
     }
@@ -350,11 +259,8 @@ fn merge_source<R: Row>(changes: &Changes<R>) -> Result<RecordBatch, SampleError
         })
         .collect();
     let deletes = RecordBatch::try_new(table.schema(), columns).map_err(failed)?;
-    let both =
-        arrow::compute::concat_batches(&table.schema(), [&upserts, &deletes]).map_err(failed)?;
-    let gone: BooleanArray = (0..both.num_rows())
-        .map(|row| Some(row >= upserts.num_rows()))
-        .collect();
+    let both = arrow::compute::concat_batches(&table.schema(), [&upserts, &deletes]).map_err(failed)?;
+    let gone: BooleanArray = (0..both.num_rows()).map(|row| Some(row >= upserts.num_rows())).collect();
     let mut fields = table.schema().fields().to_vec();
     fields.push(Arc::new(Field::new(GONE, DataType::Boolean, false)));
     let mut columns = both.columns().to_vec();
@@ -363,10 +269,7 @@ fn merge_source<R: Row>(changes: &Changes<R>) -> Result<RecordBatch, SampleError
 }
 
 fn count<R: Row>(before: &BTreeMap<i64, R>, changes: &Changes<R>) -> Counts {
-    let mut counts = Counts {
-        given: (changes.upserts.len() + changes.deletes.len()) as u64,
-        ..Counts::default()
-    };
+    let mut counts = Counts { given: (changes.upserts.len() + changes.deletes.len()) as u64, ..Counts::default() };
     for row in &changes.upserts {
         match before.get(&row.key()) {
             None => counts.inserted += 1,

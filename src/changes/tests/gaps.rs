@@ -175,7 +175,8 @@ async fn a_widened_column_is_cast() {
 #[tokio::test]
 async fn a_key_must_be_there_and_identify() {
     let lake = Lake::new(true).await;
-    for (key, what) in [("movie", "there is no column movie"), ("score", "cannot identify a record"), ("tags", "cannot identify a record")]
+    for (key, what) in
+        [("movie", "there is no column movie"), ("score", "cannot identify a record"), ("tags", "cannot identify a record")]
     {
         let error = Table::open(TableOptions::new("films", lake.path(), &[key]), runtime()).await.unwrap_err();
         assert!(error.to_string().contains(what), "{error}");
@@ -304,8 +305,10 @@ async fn columns_with_other_names_in_the_files_are_read_by_difference() {
     let start = lake.version();
     // What ALTER TABLE … RENAME COLUMN needs first: the mapping is turned on, every column keeps its name in the files.
     let text = std::fs::read_to_string(lake.commit_file(0)).unwrap();
-    let found =
-        text.lines().map(|line| serde_json::from_str::<serde_json::Value>(line).unwrap()).find(|line| line.get("metaData").is_some());
+    let found = text
+        .lines()
+        .map(|line| serde_json::from_str::<serde_json::Value>(line).unwrap())
+        .find(|line| line.get("metaData").is_some());
     let mut metadata = found.unwrap();
     let mapped = |metadata: &mut serde_json::Value, rename: Option<(&str, &str)>| {
         let mut schema: serde_json::Value = serde_json::from_str(metadata["metaData"]["schemaString"].as_str().unwrap()).unwrap();

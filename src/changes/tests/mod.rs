@@ -122,7 +122,8 @@ impl Lake {
             StructField::nullable("tags", tags),
         ];
         let table = DeltaTableBuilder::from_url(url).unwrap().build().unwrap();
-        let mut create = table.create().with_columns(fields).with_save_mode(mode).with_partition_columns(partitions.iter().copied());
+        let mut create =
+            table.create().with_columns(fields).with_save_mode(mode).with_partition_columns(partitions.iter().copied());
         if feed {
             create = create.with_configuration_property(TableProperty::EnableChangeDataFeed, Some("true"));
         }
@@ -165,8 +166,9 @@ impl Lake {
         let set = |column: &str| col(format!("source.{column}"));
         let merge = self.delta.clone().merge(source, col("target.id").eq(col("source.id")));
         let merge = merge.with_source_alias("source").with_target_alias("target");
-        let merge = merge
-            .when_matched_update(|update| update.update("name", set("name")).update("score", set("score")).update("tags", set("tags")));
+        let merge = merge.when_matched_update(|update| {
+            update.update("name", set("name")).update("score", set("score")).update("tags", set("tags"))
+        });
         let merge = merge.unwrap().when_not_matched_insert(|insert| {
             insert.set("id", set("id")).set("name", set("name")).set("score", set("score")).set("tags", set("tags"))
         });
@@ -260,7 +262,11 @@ impl Seen {
     }
 
     pub(super) fn is_nothing(&self) -> bool {
-        self.before.is_empty() && self.after.is_empty() && self.replaced.is_empty() && self.bad.is_empty() && self.mended.is_empty()
+        self.before.is_empty()
+            && self.after.is_empty()
+            && self.replaced.is_empty()
+            && self.bad.is_empty()
+            && self.mended.is_empty()
     }
 }
 

@@ -140,7 +140,8 @@ impl Model {
             self.check_snapshot(&table, *to, now).await;
             for (from, then) in self.versions.range(..to) {
                 for strategy in [Strategy::Feed, Strategy::Diff] {
-                    let plan = Plan { strategy, from: Some(*from), to: *to, reason: String::new(), sweep: false, recreated: false };
+                    let plan =
+                        Plan { strategy, from: Some(*from), to: *to, reason: String::new(), sweep: false, recreated: false };
                     check_window(&seen(table.read(&plan, 0)).await, then, now, &plan);
                 }
             }

@@ -136,7 +136,11 @@ async fn two_different_records_of_one_key_are_bad_until_one_is_gone() {
         assert_eq!((seen.keys_after(), seen.replaced.len(), seen.counts.quarantined), (vec![3], 0, 1));
         let bad = &seen.bad[0];
         assert_eq!((bad.reason, bad.key.as_str()), (BadReason::DuplicateKey, "{\"id\":1}"));
-        assert!(bad.payload.starts_with('[') && bad.payload.contains("other") && bad.payload.contains("\"a\""), "{}", bad.payload);
+        assert!(
+            bad.payload.starts_with('[') && bad.payload.contains("other") && bad.payload.contains("\"a\""),
+            "{}",
+            bad.payload
+        );
         // Only the other one changes: it stays bad.
         lake.update("name = 'other'", "score", "9.0").await;
         let seen = lake.since(middle).await;
@@ -187,7 +191,8 @@ async fn a_column_added_in_the_middle_is_null_before() {
         lake.append(&[row(1, "a", 1.0), row(2, "b", 2.0)]).await;
         let start = lake.version();
         lake.update("id = 1", "name", "'x'").await;
-        lake.delta = lake.delta.clone().add_columns().with_fields([StructField::nullable("year", PrimitiveType::Long)]).await.unwrap();
+        lake.delta =
+            lake.delta.clone().add_columns().with_fields([StructField::nullable("year", PrimitiveType::Long)]).await.unwrap();
         lake.update("id = 1", "year", "1924").await;
         let table = lake.open().await;
         let plan = table.plan(Some(&lake.from(start))).await.unwrap();
@@ -234,7 +239,8 @@ async fn partition_values_come_with_the_records() {
         lake.delete("id = 5").await;
         let plan = lake.planned(start).await;
         let seen = lake.since(start).await;
-        let changed: Vec<Row> = all.iter().filter(|row| row.id != Some(5)).map(|row| Row { score: Some(2.0), ..row.clone() }).collect();
+        let changed: Vec<Row> =
+            all.iter().filter(|row| row.id != Some(5)).map(|row| Row { score: Some(2.0), ..row.clone() }).collect();
         assert_eq!(records(&seen.before), records(&all), "before, by {plan:?}");
         assert_eq!(records(&seen.after), records(&changed), "after, by {plan:?}");
         assert!(seen.replaced.is_empty());
@@ -259,7 +265,8 @@ async fn the_feed_of_a_partitioned_table_has_its_values() {
 #[tokio::test]
 async fn a_window_without_memory_spills() {
     let mut lake = Lake::new(true).await;
-    let many = |suffix: &str| (0..20_000).map(|id| row(id, &format!("{id}-{suffix}-{}", "x".repeat(200)), 1.0)).collect::<Vec<_>>();
+    let many =
+        |suffix: &str| (0..20_000).map(|id| row(id, &format!("{id}-{suffix}-{}", "x".repeat(200)), 1.0)).collect::<Vec<_>>();
     lake.append(&many("a")).await;
     let start = lake.version();
     lake.overwrite(&many("b")).await;
@@ -334,7 +341,10 @@ async fn a_field_added_inside_a_struct_is_null_before() {
         let fields = |batch: &RecordBatch, name: &str| -> Vec<String> {
             let inner = batch["detail"].as_struct().column_by_name(name).unwrap().clone();
             let listed = batch["casts"].as_list::<i32>().values().as_struct().column_by_name(name).unwrap().clone();
-            [inner, listed].iter().flat_map(|column| column.as_primitive::<Int64Type>().iter().map(|value| format!("{value:?}"))).collect()
+            [inner, listed]
+                .iter()
+                .flat_map(|column| column.as_primitive::<Int64Type>().iter().map(|value| format!("{value:?}")))
+                .collect()
         };
         assert_eq!(fields(&all[0].before, "a"), ["Some(1)", "Some(1)"]);
         assert_eq!(fields(&all[0].before, "b"), ["None", "None"]);

@@ -23,7 +23,8 @@ fn open() -> Candle {
 
 /// The reference: 200 texts and what sentence-transformers makes of them.
 fn reference() -> (Vec<String>, Vec<Vec<f32>>) {
-    let document: serde_json::Value = serde_json::from_str(include_str!("../../../tests/reference/all-MiniLM-L6-v2.json")).unwrap();
+    let document: serde_json::Value =
+        serde_json::from_str(include_str!("../../../tests/reference/all-MiniLM-L6-v2.json")).unwrap();
     let texts: Vec<String> = serde_json::from_value(document["texts"].clone()).unwrap();
     let bytes = include_bytes!("../../../tests/reference/all-MiniLM-L6-v2.f32");
     let floats: Vec<f32> = bytes.as_chunks::<4>().0.iter().map(|b| f32::from_le_bytes(*b)).collect();
@@ -80,7 +81,9 @@ fn vectors_equal_those_of_sentence_transformers() {
         assert!((dot(vector, vector) - 1.0).abs() < 1e-5);
     }
     assert!(most < 1e-4, "{most}");
-    println!("loaded and embedded one text in {loaded:?}, 200 texts in {embedded:?}, least cosine {least:.9}, farthest {most:.2e}");
+    println!(
+        "loaded and embedded one text in {loaded:?}, 200 texts in {embedded:?}, least cosine {least:.9}, farthest {most:.2e}"
+    );
     let cat = &vectors[texts.iter().position(|t| t == "The cat sits outside").unwrap()];
     assert!(farthest(&cat[..4], &[0.139_191_12, 0.003_029_11, 0.047_014_75, 0.039_573_8]) < 1e-5);
 }
@@ -91,7 +94,8 @@ fn odd_texts_have_one_piece_or_none_and_a_vector() {
     for text in ["", " \n\t", "\u{200b}\u{200d}\u{feff}", "\0\0", "\u{ad}"] {
         assert!(model.chunk(text).unwrap().is_empty(), "{text:?}");
     }
-    for text in ["\u{301}", "a\u{200b}b", "a\0b\u{7}c", "日本語 и русский, עברית عربي", "👨‍👩‍👧‍👦", "[CLS][SEP][PAD]", "ﷺ", "a"] {
+    for text in ["\u{301}", "a\u{200b}b", "a\0b\u{7}c", "日本語 и русский, עברית عربي", "👨‍👩‍👧‍👦", "[CLS][SEP][PAD]", "ﷺ", "a"]
+    {
         assert_eq!(model.chunk(text).unwrap(), one(0..text.len()), "{text:?}");
         let vector = model.embed(&[text]).unwrap().remove(0);
         assert!(vector.iter().all(|x| x.is_finite()) && (dot(&vector, &vector) - 1.0).abs() < 1e-5, "{text:?}");
@@ -134,7 +138,9 @@ fn long_texts_are_cut_within_the_limit_and_nothing_is_lost() {
     check_pieces(&model, &texts.join(" "));
     check_pieces(&model, &texts.join("\n"));
     check_pieces(&model, &texts.concat());
-    for unit in ["word ", "日本", "a.", "\u{200b}x", "ﷺ ", "é\u{301}\u{302} ", "👍", "[SEP]", "İΐᾢ한 ", "(\"x.\") ", "한글", "\0y\u{7} "] {
+    for unit in
+        ["word ", "日本", "a.", "\u{200b}x", "ﷺ ", "é\u{301}\u{302} ", "👍", "[SEP]", "İΐᾢ한 ", "(\"x.\") ", "한글", "\0y\u{7} "]
+    {
         check_pieces(&model, &unit.repeat(700));
     }
 }

@@ -243,8 +243,7 @@ fn engine_settings(fsync: bool) -> &'static str {
 
 /// The statement that makes the target's table.
 pub(super) fn create_table(database: &str, target: &Target, fsync: bool) -> Result<String, SinkError> {
-    let mut parts: Vec<String> =
-        columns(target)?.iter().map(|(name, kind)| format!("{} {kind}", quote(name))).collect();
+    let mut parts: Vec<String> = columns(target)?.iter().map(|(name, kind)| format!("{} {kind}", quote(name))).collect();
     parts.push(format!("{} UInt64", quote(VERSION)));
     parts.push(format!("{} UInt8 DEFAULT 0", quote(DELETED)));
     Ok(format!(
@@ -343,8 +342,7 @@ mod tests {
     }
 
     fn keyed(mut more: Vec<Field>) -> Target {
-        let mut fields =
-            vec![Field::new("genre_id", DataType::Int32, false), Field::new("movie_id", DataType::Int64, false)];
+        let mut fields = vec![Field::new("genre_id", DataType::Int32, false), Field::new("movie_id", DataType::Int64, false)];
         fields.append(&mut more);
         target(fields)
     }
@@ -384,10 +382,7 @@ mod tests {
             (Field::new("x", DataType::Date64, true), "CAST(x AS DATE)"),
             (Field::new("x", DataType::Decimal128(10, -2), true), "CAST(x AS DECIMAL(38, 0))"),
             (Field::new("x", DataType::Duration(TimeUnit::Second), true), "CAST(x AS VARCHAR)"),
-            (
-                Field::new("x", DataType::Struct(vec![Field::new("", DataType::Int8, true)].into()), true),
-                "CAST(x AS VARCHAR)",
-            ),
+            (Field::new("x", DataType::Struct(vec![Field::new("", DataType::Int8, true)].into()), true), "CAST(x AS VARCHAR)"),
             (Field::new("_version", DataType::Int64, true), "name it otherwise"),
         ];
         for (field, hint) in table {
