@@ -421,7 +421,8 @@ fn is_text(schema: &Value) -> bool {
 mod tests {
     use super::*;
 
-    const SMALLEST: &str = "source: {root: ./silver}\nmapping: mappings/tmdb.yaml\nclickhouse: {url: \"chdb:./data/clickhouse\"}\n";
+    const SMALLEST: &str =
+        "source: {root: ./silver}\nmapping: mappings/tmdb.yaml\nclickhouse: {url: \"chdb:./data/clickhouse\"}\n";
 
     fn read(text: &str, environment: &[(&str, &str)]) -> Result<Config, ConfigError> {
         let dir = tempfile::tempdir().unwrap();
@@ -448,7 +449,9 @@ mod tests {
     #[test]
     fn every_option_has_a_variable_and_it_wins() {
         let names: Vec<String> = options().iter().map(|o| variable(&o.path)).collect();
-        for expected in ["DISTRIBUTARY_CLICKHOUSE_URL", "DISTRIBUTARY_SOURCE_ON_GAP", "DISTRIBUTARY_LIMITS_BATCH_ROWS", "DISTRIBUTARY_EMBED"] {
+        for expected in
+            ["DISTRIBUTARY_CLICKHOUSE_URL", "DISTRIBUTARY_SOURCE_ON_GAP", "DISTRIBUTARY_LIMITS_BATCH_ROWS", "DISTRIBUTARY_EMBED"]
+        {
             assert!(names.iter().any(|n| n == expected), "{expected} is not among {names:?}");
         }
         let environment = [

@@ -59,7 +59,8 @@ impl Options {
 
     fn cache(&self) -> Result<PathBuf, FetchError> {
         let home = |name, below: &str| std::env::var_os(name).filter(|v| !v.is_empty()).map(|v| PathBuf::from(v).join(below));
-        let found = self.cache.clone().or_else(|| home("XDG_CACHE_HOME", "distributary")).or_else(|| home("HOME", ".cache/distributary"));
+        let found =
+            self.cache.clone().or_else(|| home("XDG_CACHE_HOME", "distributary")).or_else(|| home("HOME", ".cache/distributary"));
         found.ok_or(FetchError::NoCache)
     }
 }
@@ -141,7 +142,9 @@ pub enum FetchError {
         by_path: &'static str,
     },
     /// A program that is needed is not here.
-    #[error("{item} comes by `{program}`, which is not on this machine: install it, or get the file elsewhere and set {by_path} to its path")]
+    #[error(
+        "{item} comes by `{program}`, which is not on this machine: install it, or get the file elsewhere and set {by_path} to its path"
+    )]
     NoProgram {
         /// What was to be fetched.
         item: String,

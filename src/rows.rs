@@ -7,8 +7,8 @@
 use std::sync::Arc;
 
 use arrow::array::{
-    Array, ArrayRef, ArrowPrimitiveType, AsArray, FixedSizeListArray, GenericListArray, MapArray, OffsetSizeTrait, PrimitiveArray,
-    RecordBatch, RecordBatchOptions, StructArray, UInt32Array,
+    Array, ArrayRef, ArrowPrimitiveType, AsArray, FixedSizeListArray, GenericListArray, MapArray, OffsetSizeTrait,
+    PrimitiveArray, RecordBatch, RecordBatchOptions, StructArray, UInt32Array,
 };
 use arrow::buffer::{NullBuffer, OffsetBuffer, ScalarBuffer};
 use arrow::compute::{CastOptions, cast_with_options, take};
@@ -35,7 +35,9 @@ pub fn canonical_type(data_type: &DataType) -> DataType {
         | DataType::LargeList(item)
         | DataType::ListView(item)
         | DataType::LargeListView(item)
-        | DataType::FixedSizeList(item, _) => DataType::List(Arc::new(Field::new("item", canonical_type(item.data_type()), true))),
+        | DataType::FixedSizeList(item, _) => {
+            DataType::List(Arc::new(Field::new("item", canonical_type(item.data_type()), true)))
+        }
         DataType::Struct(fields) => DataType::Struct(fields.iter().map(|field| canonical_field(field)).collect()),
         DataType::Map(entries, _) => canonical_map(entries),
         other => other.clone(),
@@ -121,7 +123,10 @@ pub fn cast_array(array: &ArrayRef, to: &DataType) -> Result<ArrayRef, ArrowErro
             Ok(Arc::new(MapArray::try_new(entries.clone(), from.offsets().clone(), pairs, from.nulls().cloned(), *ordered)?))
         }
         (
-            DataType::LargeList(item) | DataType::ListView(item) | DataType::LargeListView(item) | DataType::FixedSizeList(item, _),
+            DataType::LargeList(item)
+            | DataType::ListView(item)
+            | DataType::LargeListView(item)
+            | DataType::FixedSizeList(item, _),
             DataType::List(_),
         ) => {
             let plain = strict_cast(array, &DataType::List(item.clone()))?;
@@ -223,7 +228,8 @@ fn unambiguous_list<O: OffsetSizeTrait>(array: &ArrayRef, item: &FieldRef) -> Re
 fn unambiguous_map(map: &MapArray, entries: &FieldRef) -> Result<ArrayRef, ArrowError> {
     let keys = unambiguous(map.keys())?;
     let values = unambiguous(map.values())?;
-    let order = RowConverter::new(vec![SortField::new(keys.data_type().clone())])?.convert_columns(&[keys.clone()])?;
+    let order =
+        RowConverter::new(vec![SortField::new(keys.data_type().clone())])?.convert_columns(std::slice::from_ref(&keys))?;
     let mut picked: Vec<u32> = Vec::with_capacity(keys.len());
     let mut offsets: Vec<i32> = Vec::with_capacity(map.len() + 1);
     offsets.push(0);
@@ -265,7 +271,8 @@ mod tests {
     fn floats_are_equal_by_value() {
         let payload = f64::from_bits(0x7ff8_0000_0000_1234);
         let left: ArrayRef = Arc::new(Float64Array::from(vec![Some(f64::NAN), Some(-0.0), None, Some(1.0), Some(f64::INFINITY)]));
-        let right: ArrayRef = Arc::new(Float64Array::from(vec![Some(-payload), Some(0.0), None, Some(1.5), Some(f64::NEG_INFINITY)]));
+        let right: ArrayRef =
+            Arc::new(Float64Array::from(vec![Some(-payload), Some(0.0), None, Some(1.5), Some(f64::NEG_INFINITY)]));
         assert_eq!(equal(&left, &right), [true, true, true, false, false]);
         let left: ArrayRef = Arc::new(Float32Array::from(vec![Some(-f32::NAN), Some(-0.0), Some(f32::MIN_POSITIVE)]));
         let right: ArrayRef = Arc::new(Float32Array::from(vec![Some(f32::NAN), Some(0.0), Some(-f32::MIN_POSITIVE)]));
@@ -306,7 +313,8 @@ mod tests {
 
     #[test]
     fn an_empty_list_a_null_and_an_empty_string_differ() {
-        let left: ArrayRef = Arc::new(ListArray::from_iter_primitive::<Int32Type, _, _>(vec![Some(vec![]), Some(vec![None]), None]));
+        let left: ArrayRef =
+            Arc::new(ListArray::from_iter_primitive::<Int32Type, _, _>(vec![Some(vec![]), Some(vec![None]), None]));
         let right: ArrayRef = Arc::new(ListArray::from_iter_primitive::<Int32Type, _, _>(vec![None, Some(vec![]), None]));
         assert_eq!(equal(&left, &right), [false, false, true]);
         let left: ArrayRef = Arc::new(StringArray::from(vec![Some(""), Some("a\0")]));
@@ -328,14 +336,18 @@ mod tests {
         let batch = RecordBatch::try_new(Arc::new(schema), vec![views, numbers, nested]).unwrap();
         let canonical = canonical_batch(&batch).unwrap();
         assert_eq!(canonical.column(0).as_string::<i32>().iter().collect::<Vec<_>>(), [Some("a"), None]);
-        assert_eq!(canonical.schema().field(2).data_type(), &DataType::Struct(Fields::from(vec![Field::new("s", DataType::Utf8, true)])));
+        assert_eq!(
+            canonical.schema().field(2).data_type(),
+            &DataType::Struct(Fields::from(vec![Field::new("s", DataType::Utf8, true)]))
+        );
         assert!(canonical.schema().field(1).is_nullable());
         assert_eq!(canonical_batch(&canonical).unwrap(), canonical);
     }
 
     #[test]
     fn canonical_types_are_stable() {
-        let entries = Fields::from(vec![Field::new("keys", DataType::Utf8View, false), Field::new("vals", DataType::LargeUtf8, true)]);
+        let entries =
+            Fields::from(vec![Field::new("keys", DataType::Utf8View, false), Field::new("vals", DataType::LargeUtf8, true)]);
         let types = [
             DataType::LargeList(Arc::new(Field::new("element", DataType::BinaryView, false))),
             DataType::Map(Arc::new(Field::new("kv", DataType::Struct(entries), false)), false),
@@ -353,8 +365,11 @@ mod tests {
     #[test]
     fn a_cast_finds_struct_fields_by_name_and_fills_missing_ones_with_null() {
         let from = Fields::from(vec![Field::new("b", DataType::Int32, true), Field::new("a", DataType::Int32, true)]);
-        let array: ArrayRef =
-            Arc::new(StructArray::new(from, vec![Arc::new(Int32Array::from(vec![2])), Arc::new(Int32Array::from(vec![1]))], None));
+        let array: ArrayRef = Arc::new(StructArray::new(
+            from,
+            vec![Arc::new(Int32Array::from(vec![2])), Arc::new(Int32Array::from(vec![1]))],
+            None,
+        ));
         let to = Fields::from(vec![
             Field::new("a", DataType::Int64, true),
             Field::new("b", DataType::Int32, true),

@@ -11,6 +11,7 @@ use datafusion::functions_aggregate::expr_fn::count;
 use datafusion::logical_expr::{Expr, lit};
 use futures::{StreamExt, TryStreamExt};
 
+use super::ChangeBatch;
 use super::error::{ChangesError, reading};
 use super::fold::{Fold, Folded};
 use super::json;
@@ -18,7 +19,6 @@ use super::keys::KeySet;
 use super::out::Out;
 use super::scan::{self, Scan};
 use super::table::Table;
-use super::ChangeBatch;
 
 /// The keys of which a version holds more than one row. Groups by key, which spills when memory is short.
 pub(super) async fn find(table: &Table, version: i64) -> Result<KeySet, ChangesError> {
@@ -40,7 +40,13 @@ pub(super) async fn find(table: &Table, version: i64) -> Result<KeySet, ChangesE
 
 /// Reads the rows of these keys at a version and sends each key's record, or the bad one it is. In a window (`replace`) the
 /// state before is not known, so the keys of records that can be delivered go along as replaced. Answers the keys that were found.
-pub(super) async fn send(table: &Table, version: i64, keys: Arc<KeySet>, replace: bool, out: &Out<ChangeBatch>) -> Result<KeySet, ChangesError> {
+pub(super) async fn send(
+    table: &Table,
+    version: i64,
+    keys: Arc<KeySet>,
+    replace: bool,
+    out: &Out<ChangeBatch>,
+) -> Result<KeySet, ChangesError> {
     let failed = |error: DataFusionError| reading(table.name(), version, error);
     let mut found = KeySet::new(table).map_err(|error| failed(error.into()))?;
     let filter = keys.predicate().map_err(|error| failed(error.into()))?;
@@ -55,7 +61,7 @@ pub(super) async fn send(table: &Table, version: i64, keys: Arc<KeySet>, replace
     let mut sorted = scan::sort(table, matching, table.key()).await.map_err(failed)?;
     while let Some(batch) = sorted.try_next().await.map_err(failed)? {
         fold.push(&batch).map_err(|error| failed(error.into()))?;
-        if fold.complete() >= table.options.batch_rows {
+        if fold.is_full(table.options.batch_rows) {
             send_judged(table, version, &mut fold, replace, &mut found, out).await?;
         }
     }

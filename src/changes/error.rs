@@ -34,7 +34,9 @@ pub enum ChangesError {
         message: String,
     },
     /// The table lacks a column that is declared to be (part of) its key, or one that is to be read.
-    #[error("table {table}, version {version}: there is no column {column}: the table has {has}; correct the mapping or add the column")]
+    #[error(
+        "table {table}, version {version}: there is no column {column}: the table has {has}; correct the mapping or add the column"
+    )]
     ColumnMissing {
         /// The table's name.
         table: String,
@@ -46,7 +48,9 @@ pub enum ChangesError {
         has: String,
     },
     /// A key column has a type that cannot identify a record.
-    #[error("table {table}: key column {column} is of type {data_type}, which cannot identify a record: choose whole numbers, strings, dates, timestamps, decimals, booleans or binaries")]
+    #[error(
+        "table {table}: key column {column} is of type {data_type}, which cannot identify a record: choose whole numbers, strings, dates, timestamps, decimals, booleans or binaries"
+    )]
     KeyType {
         /// The table's name.
         table: String,
@@ -56,7 +60,9 @@ pub enum ChangesError {
         data_type: String,
     },
     /// The change feed was off for a part of the window.
-    #[error("table {table}: the change feed was not enabled at version {version}: set delta.enableChangeDataFeed = true, and on_gap: snapshot to go on from a full snapshot")]
+    #[error(
+        "table {table}: the change feed was not enabled at version {version}: set delta.enableChangeDataFeed = true, and on_gap: snapshot to go on from a full snapshot"
+    )]
     FeedOff {
         /// The table's name.
         table: String,
@@ -64,7 +70,9 @@ pub enum ChangesError {
         version: i64,
     },
     /// A commit of the window is no longer in the log.
-    #[error("table {table}: commit {version} is no longer in the log: log clean-up has passed the checkpoint; set on_gap: snapshot to go on from a full snapshot, and sync more often or raise delta.logRetentionDuration")]
+    #[error(
+        "table {table}: commit {version} is no longer in the log: log clean-up has passed the checkpoint; set on_gap: snapshot to go on from a full snapshot, and sync more often or raise delta.logRetentionDuration"
+    )]
     LogCleaned {
         /// The table's name.
         table: String,
@@ -72,7 +80,9 @@ pub enum ChangesError {
         version: i64,
     },
     /// A file that the window needs was removed.
-    #[error("table {table}: file {file}, which version {version} needs, is gone: VACUUM has passed the checkpoint; set on_gap: snapshot to go on from a full snapshot, and sync more often or vacuum later")]
+    #[error(
+        "table {table}: file {file}, which version {version} needs, is gone: VACUUM has passed the checkpoint; set on_gap: snapshot to go on from a full snapshot, and sync more often or vacuum later"
+    )]
     FilesVacuumed {
         /// The table's name.
         table: String,
@@ -82,7 +92,9 @@ pub enum ChangesError {
         file: String,
     },
     /// Another table is at the address now.
-    #[error("table {table}: the table was recreated (its id was {was}, now it is {is}): set on_gap: snapshot to replace everything by a full snapshot")]
+    #[error(
+        "table {table}: the table was recreated (its id was {was}, now it is {is}): set on_gap: snapshot to replace everything by a full snapshot"
+    )]
     Recreated {
         /// The table's name.
         table: String,
@@ -92,7 +104,9 @@ pub enum ChangesError {
         is: String,
     },
     /// The table's latest version lies before the checkpoint.
-    #[error("table {table}: the checkpoint is at version {was}, but the table ends at version {is}: it was recreated or restored from a backup; set on_gap: snapshot to replace everything by a full snapshot")]
+    #[error(
+        "table {table}: the checkpoint is at version {was}, but the table ends at version {is}: it was recreated or restored from a backup; set on_gap: snapshot to replace everything by a full snapshot"
+    )]
     WentBack {
         /// The table's name.
         table: String,
@@ -114,7 +128,9 @@ pub enum ChangesError {
         to: i64,
     },
     /// A commit in the log is no valid JSON: half-written, or damaged.
-    #[error("table {table}: commit {version} is damaged (line {line}): if a writer is still at work, run again; else restore the file {file} or remove it if it is the last one")]
+    #[error(
+        "table {table}: commit {version} is damaged (line {line}): if a writer is still at work, run again; else restore the file {file} or remove it if it is the last one"
+    )]
     CommitDamaged {
         /// The table's name.
         table: String,
@@ -189,7 +205,9 @@ pub(crate) fn reading(table: &str, version: i64, error: DataFusionError) -> Chan
     match error {
         DataFusionError::External(inner) => match inner.downcast::<ChangesError>() {
             Ok(own) => *own,
-            Err(other) => ChangesError::Read { table: table.to_owned(), version, source: Box::new(DataFusionError::External(other)) },
+            Err(other) => {
+                ChangesError::Read { table: table.to_owned(), version, source: Box::new(DataFusionError::External(other)) }
+            }
         },
         DataFusionError::Context(_, inner) => reading(table, version, *inner),
         other => ChangesError::Read { table: table.to_owned(), version, source: Box::new(other) },

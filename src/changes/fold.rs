@@ -9,8 +9,8 @@ use arrow::compute::{interleave, interleave_record_batch};
 use arrow::datatypes::{Int8Type, SchemaRef};
 use arrow::error::ArrowError;
 
-use crate::rows::{Encoder, Rows};
 use super::scan::SIGN;
+use crate::rows::{Encoder, Rows};
 
 /// Events of one key that are kept before those that cancel out are dropped, so that a key that changes in every commit
 /// takes no memory for each of them.
@@ -92,7 +92,10 @@ pub(super) struct Fold {
 impl Fold {
     /// For rows of `schema` (which has the column of signs), grouped by `key`.
     pub(super) fn new(schema: &SchemaRef, key: &[String]) -> Result<Self, ArrowError> {
-        let types = key.iter().map(|name| Ok(schema.field_with_name(name)?.data_type().clone())).collect::<Result<Vec<_>, ArrowError>>()?;
+        let types = key
+            .iter()
+            .map(|name| Ok(schema.field_with_name(name)?.data_type().clone()))
+            .collect::<Result<Vec<_>, ArrowError>>()?;
         Ok(Self {
             key: key.to_vec(),
             encoder: Encoder::new(&types)?,
@@ -105,9 +108,9 @@ impl Fold {
         })
     }
 
-    /// Groups that are complete.
-    pub(super) fn complete(&self) -> usize {
-        self.closed.len()
+    /// Whether so many groups are complete, or several times as many rows are held of those that are.
+    pub(super) fn is_full(&self, groups: usize) -> bool {
+        self.closed.len() >= groups || (self.open >= groups.saturating_mul(4) && !self.closed.is_empty())
     }
 
     /// Takes the next rows in the order of the key.
@@ -261,11 +264,13 @@ impl Fold {
     }
 
     fn count_others(&self, nets: &mut [Net], groups: &[Range<usize>], others: &[usize]) -> Result<(), ArrowError> {
-        let rows: Vec<RowRef> = others.iter().flat_map(|net| self.events[groups[*net].clone()].iter().map(|(row, _)| *row)).collect();
+        let rows: Vec<RowRef> =
+            others.iter().flat_map(|net| self.events[groups[*net].clone()].iter().map(|(row, _)| *row)).collect();
         if rows.is_empty() {
             return Ok(());
         }
-        let columns = self.columns_by_width().into_iter().map(|column| self.values(column, &rows)).collect::<Result<Vec<_>, _>>()?;
+        let columns =
+            self.columns_by_width().into_iter().map(|column| self.values(column, &rows)).collect::<Result<Vec<_>, _>>()?;
         let types: Vec<_> = columns.iter().map(|column| column.data_type().clone()).collect();
         let encoded = if columns.is_empty() { None } else { Some(Encoder::new(&types)?.encode(&columns)?) };
         let mut at = 0;
@@ -292,7 +297,8 @@ impl Fold {
     fn columns_by_width(&self) -> Vec<usize> {
         let Some(first) = self.batches.first() else { return Vec::new() };
         let schema = first.schema();
-        let mut columns: Vec<usize> = (0..schema.fields().len()).filter(|index| !self.key.contains(schema.field(*index).name())).collect();
+        let mut columns: Vec<usize> =
+            (0..schema.fields().len()).filter(|index| !self.key.contains(schema.field(*index).name())).collect();
         columns.sort_by_key(|index| first.column(*index).get_array_memory_size());
         columns
     }

@@ -19,7 +19,13 @@ const SHOWN_MAX: usize = 16;
 /// One JSON object for each row. Nulls are left out unless they are asked for.
 pub(crate) fn objects(batch: &RecordBatch, nulls: bool) -> Result<Vec<String>, ArrowError> {
     let columns = batch.columns().iter().map(writable).collect::<Result<Vec<_>, _>>()?;
-    let fields = batch.schema().fields().iter().zip(&columns).map(|(field, column)| Field::new(field.name(), column.data_type().clone(), true)).collect::<Vec<_>>();
+    let fields = batch
+        .schema()
+        .fields()
+        .iter()
+        .zip(&columns)
+        .map(|(field, column)| Field::new(field.name(), column.data_type().clone(), true))
+        .collect::<Vec<_>>();
     let batch = RecordBatch::try_new(Arc::new(Schema::new(fields)), columns)?;
     let mut writer = WriterBuilder::new().with_explicit_nulls(nulls).build::<_, LineDelimited>(Vec::new());
     writer.write(&batch)?;
@@ -39,13 +45,20 @@ fn writable(array: &ArrayRef) -> Result<ArrayRef, ArrowError> {
         }
         DataType::Struct(fields) => {
             let columns = array.as_struct().columns().iter().map(writable).collect::<Result<Vec<_>, _>>()?;
-            let fields: Fields = fields.iter().zip(&columns).map(|(field, column)| Field::new(field.name(), column.data_type().clone(), true)).collect();
+            let fields: Fields = fields
+                .iter()
+                .zip(&columns)
+                .map(|(field, column)| Field::new(field.name(), column.data_type().clone(), true))
+                .collect();
             Arc::new(StructArray::try_new_with_length(fields, columns, array.nulls().cloned(), array.len())?)
         }
         DataType::Map(_, ordered) => {
             let map = array.as_map();
             let (keys, values) = (cast(map.keys(), &DataType::Utf8)?, writable(map.values())?);
-            let fields = Fields::from(vec![Field::new("key", DataType::Utf8, false), Field::new("value", values.data_type().clone(), true)]);
+            let fields = Fields::from(vec![
+                Field::new("key", DataType::Utf8, false),
+                Field::new("value", values.data_type().clone(), true),
+            ]);
             let entries = StructArray::try_new(fields.clone(), vec![keys, values], None)?;
             let field = Arc::new(Field::new("entries", DataType::Struct(fields), false));
             Arc::new(MapArray::try_new(field, map.offsets().clone(), entries, map.nulls().cloned(), *ordered)?)

@@ -83,7 +83,9 @@ impl Touched {
     /// For each key whether it may have been seen.
     pub(super) fn mask(&self, keys: &Rows) -> BooleanArray {
         match self.bits.lock() {
-            Ok(bits) => keys.iter().map(|key| Some(places(key.data()).iter().all(|(word, bit)| bits[*word] & bit != 0))).collect(),
+            Ok(bits) => {
+                keys.iter().map(|key| Some(places(key.data()).iter().all(|(word, bit)| bits[*word] & bit != 0))).collect()
+            }
             Err(_) => BooleanArray::from(vec![true; keys.num_rows()]),
         }
     }
@@ -166,7 +168,13 @@ impl KeySet {
     pub(super) fn new(table: &Table) -> Result<Self, ArrowError> {
         let schema = table.key_schema();
         let types: Vec<DataType> = schema.fields().iter().map(|field| field.data_type().clone()).collect();
-        Ok(Self { key: table.key().to_vec(), schema, encoder: Encoder::new(&types)?, hashes: HashSet::new(), batches: Vec::new() })
+        Ok(Self {
+            key: table.key().to_vec(),
+            schema,
+            encoder: Encoder::new(&types)?,
+            hashes: HashSet::new(),
+            batches: Vec::new(),
+        })
     }
 
     pub(super) fn len(&self) -> usize {

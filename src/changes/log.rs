@@ -24,6 +24,9 @@ pub(super) struct Commit {
     pub metadata: Option<Metadata>,
     /// Paths and sizes of the files that hold its changes: change files, or else added and removed files. Decoded.
     pub files: Vec<(String, u64)>,
+    /// Whether a removed file that holds its changes has neither size nor partition values in the log, as old writers leave it. delta-rs' feed
+    /// cannot read it then.
+    pub bare: bool,
 }
 
 /// What counts of a `metaData` action.
@@ -83,6 +86,8 @@ struct File {
     #[serde(default)]
     data_change: Option<bool>,
     #[serde(default)]
+    partition_values: Option<HashMap<String, Option<String>>>,
+    #[serde(default)]
     deletion_vector: Option<Vector>,
 }
 
@@ -118,7 +123,7 @@ async fn read_from(name: &str, log_store: &dyn LogStore, version: i64) -> Result
 
 fn parse(name: &str, version: i64, bytes: &[u8]) -> Result<Commit, ChangesError> {
     let mut commit = Commit::default();
-    let (mut feed, mut data) = (Vec::new(), Vec::new());
+    let (mut feed, mut data, mut bare) = (Vec::new(), Vec::new(), false);
     for (number, line) in bytes.split(|byte| *byte == b'\n').enumerate() {
         if line.iter().all(u8::is_ascii_whitespace) {
             continue;
@@ -132,15 +137,20 @@ fn parse(name: &str, version: i64, bytes: &[u8]) -> Result<Commit, ChangesError>
         })?;
         commit.metadata = line.metadata.or(commit.metadata);
         feed.extend(line.cdc.iter().map(|file| (decoded(&file.path), file.size.unwrap_or(0))));
+        let removed = line.remove.as_ref().filter(|file| file.data_change != Some(false));
+        bare |= removed.is_some_and(|file| file.size.is_none() || file.partition_values.is_none());
         for file in [line.add, line.remove].into_iter().flatten() {
             if file.data_change == Some(false) {
                 continue;
             }
             data.push((decoded(&file.path), file.size.unwrap_or(0)));
             let vector = file.deletion_vector.as_ref();
-            data.extend(vector.and_then(|vector| vector_file(&vector.storage_type, &vector.path_or_inline_dv)).map(|path| (path, 0)));
+            data.extend(
+                vector.and_then(|vector| vector_file(&vector.storage_type, &vector.path_or_inline_dv)).map(|path| (path, 0)),
+            );
         }
     }
+    commit.bare = bare && feed.is_empty();
     commit.files = if feed.is_empty() { data } else { feed };
     Ok(commit)
 }
@@ -197,7 +207,9 @@ pub(super) async fn first_missing(table: &Table, files: Vec<(i64, String)>) -> R
             match store.head(&place).await {
                 Ok(_) => Ok(None),
                 Err(ObjectStoreError::NotFound { .. }) => Ok(Some((version, path))),
-                Err(source) => Err(ChangesError::Storage { table: table.name().to_owned(), what: format!("look for {path}"), source }),
+                Err(source) => {
+                    Err(ChangesError::Storage { table: table.name().to_owned(), what: format!("look for {path}"), source })
+                }
             }
         }
     }))
@@ -221,7 +233,9 @@ pub(super) fn read_range(
     table: &Table,
     versions: std::ops::RangeInclusive<i64>,
 ) -> impl futures::Stream<Item = Result<(i64, Option<Commit>), ChangesError>> + '_ {
-    stream::iter(versions).map(move |version| async move { Ok((version, read(table, version).await?)) }).buffered(REQUESTS_AT_ONCE)
+    stream::iter(versions)
+        .map(move |version| async move { Ok((version, read(table, version).await?)) })
+        .buffered(REQUESTS_AT_ONCE)
 }
 
 /// The damaged commit that keeps a table from being opened, if that is the cause: looks at the last ones in the log.
@@ -255,6 +269,16 @@ mod tests {
         assert_eq!(commit.files, [("a b.parquet".to_owned(), 3)]);
         let commit = parse("t", 3, br#"{"add":{"path":"x","size":3,"dataChange":false}}"#).unwrap();
         assert!(commit.files.is_empty());
+    }
+
+    #[test]
+    fn a_removed_file_without_its_size_is_bare() {
+        let bare = |text: &str| parse("t", 3, text.as_bytes()).unwrap().bare;
+        assert!(bare(r#"{"remove":{"path":"x","dataChange":true}}"#));
+        assert!(bare(r#"{"remove":{"path":"x","dataChange":true,"size":3}}"#));
+        assert!(!bare(r#"{"remove":{"path":"x","dataChange":true,"size":3,"partitionValues":{}}}"#));
+        assert!(!bare(r#"{"remove":{"path":"x","dataChange":false}}"#));
+        assert!(!bare("{\"remove\":{\"path\":\"x\",\"dataChange\":true}}\n{\"cdc\":{\"path\":\"c\",\"size\":5}}"));
     }
 
     #[test]

@@ -3,6 +3,7 @@
 
 use std::collections::BTreeMap;
 
+use arrow::datatypes::DataType;
 use deltalake::DeltaTableError;
 use deltalake::kernel::Snapshot;
 use futures::TryStreamExt;
@@ -117,7 +118,9 @@ impl Table {
             return Ok(Plan::snapshot(self.version(), false, "first sync".to_owned()));
         };
         if let Some(recreated) = self.recreated(from) {
-            return self.after_gap(recreated).map(|reason| Plan { recreated: true, ..Plan::snapshot(self.version(), true, reason) });
+            return self
+                .after_gap(recreated)
+                .map(|reason| Plan { recreated: true, ..Plan::snapshot(self.version(), true, reason) });
         }
         let to = from.to.unwrap_or(self.version());
         if from.version == to {
@@ -184,6 +187,7 @@ impl Table {
         let (mut end, mut bytes) = (to, 0_u64);
         let mut changes: Vec<(i64, Metadata)> = Vec::new();
         let mut wanted: Vec<(i64, String)> = Vec::new();
+        let mut bare = None;
         let mut commits = std::pin::pin!(log::read_range(self, from + 1..=to));
         while let Some((version, commit)) = commits.try_next().await? {
             let Some(commit) = commit else {
@@ -193,6 +197,7 @@ impl Table {
                 return Ok(Err(NoFeed::Gap(ChangesError::LogCleaned { table: self.name().to_owned(), version })));
             };
             changes.extend(commit.metadata.map(|metadata| (version, metadata)));
+            bare = bare.or(commit.bare.then_some(version));
             bytes = commit.files.iter().fold(bytes, |sum, (_, size)| sum.saturating_add(*size));
             wanted.extend(commit.files.into_iter().map(|(path, _)| (version, path)));
             let full = self.options.window_bytes > 0 && bytes >= self.options.window_bytes;
@@ -203,6 +208,12 @@ impl Table {
         }
         if let Some(no_feed) = self.feed_was_off(from, end, &now, changes).await? {
             return Ok(Err(no_feed));
+        }
+        if let Some(version) = bare {
+            return Ok(Err(NoFeed::Unreadable(format!("commit {version} does not tell the sizes of removed files"))));
+        }
+        if let Some(column) = self.odd_partition(&now) {
+            return Ok(Err(NoFeed::Unreadable(format!("the change feed cannot be read, because it is partitioned by {column}"))));
         }
         if let Some((_, path)) = wanted.iter().find(|(_, path)| !log::reaches_feed(path)) {
             return Ok(Err(NoFeed::Unreadable(format!("the change feed cannot be read, because of the path {path}"))));
@@ -215,7 +226,13 @@ impl Table {
 
     /// Whether at some version of the window the feed was off or cannot be read with the schema of now. `changes` are
     /// the metadata actions after `from`.
-    async fn feed_was_off(&self, from: i64, end: i64, now: &Metadata, changes: Vec<(i64, Metadata)>) -> Result<Option<NoFeed>, ChangesError> {
+    async fn feed_was_off(
+        &self,
+        from: i64,
+        end: i64,
+        now: &Metadata,
+        changes: Vec<(i64, Metadata)>,
+    ) -> Result<Option<NoFeed>, ChangesError> {
         let before = match changes.first() {
             None if end == self.version() => Some(now.clone()),
             _ => self.metadata_of(from).await.ok(),
@@ -248,6 +265,17 @@ impl Table {
         Ok(None)
     }
 
+    /// A partition column of a type whose values delta-rs' feed may take for null when it cannot read them.
+    fn odd_partition<'a>(&self, now: &'a Metadata) -> Option<&'a String> {
+        now.partition_columns.iter().find(|name| {
+            let column = self.schema.field_with_name(name);
+            column.is_ok_and(|field| {
+                !(field.data_type().is_integer()
+                    || matches!(field.data_type(), DataType::Utf8 | DataType::Boolean | DataType::Date32))
+            })
+        })
+    }
+
     fn incomparable(&self, from: &Metadata, to: &Metadata) -> Option<String> {
         let columns: Vec<String> = self.schema.fields().iter().map(|field| field.name().clone()).collect();
         schema::incomparable(&from.schema_string, &to.schema_string, &columns)
@@ -265,7 +293,11 @@ impl Table {
             Ok(both) => both,
             Err(error) => return Ok(Err(error)),
         };
-        let wanted = gone.iter().map(|file| (from, file)).chain(new.iter().map(|file| (to, file))).flat_map(|(version, file)| file.places(version));
+        let wanted = gone
+            .iter()
+            .map(|file| (from, file))
+            .chain(new.iter().map(|file| (to, file)))
+            .flat_map(|(version, file)| file.places(version));
         let missing = log::first_missing(self, wanted.collect()).await?;
         Ok(match missing {
             Some((version, file)) => Err(ChangesError::FilesVacuumed { table: self.name().to_owned(), version, file }),

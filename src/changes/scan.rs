@@ -72,7 +72,9 @@ impl Table {
         let context = session(self);
         let mut provider = table.table_provider().with_session(Arc::new(context.state()));
         if let Some(files) = scan.files {
-            provider = provider.with_file_selection(FileSelection::from_adds(files.iter().map(|path| Add { path: path.clone(), ..Add::default() })));
+            provider = provider.with_file_selection(FileSelection::from_adds(
+                files.iter().map(|path| Add { path: path.clone(), ..Add::default() }),
+            ));
         }
         let provider = provider.build().await.map_err(failed)?;
         let mut frame = context.read_table(Arc::new(provider)).map_err(failed)?;
@@ -81,7 +83,12 @@ impl Table {
         }
         let there: Vec<Expr> = {
             let has = frame.schema();
-            schema.fields().iter().filter(|field| has.has_column_with_unqualified_name(field.name())).map(|field| column(field.name())).collect()
+            schema
+                .fields()
+                .iter()
+                .filter(|field| has.has_column_with_unqualified_name(field.name()))
+                .map(|field| column(field.name()))
+                .collect()
         };
         frame.select(there).map_err(failed)
     }
@@ -94,7 +101,10 @@ pub(super) fn canonical(stream: SendableRecordBatchStream, schema: SchemaRef) ->
 }
 
 /// A stream with its schema.
-pub(super) fn boxed(schema: SchemaRef, stream: impl Stream<Item = DataFusionResult<RecordBatch>> + Send + 'static) -> SendableRecordBatchStream {
+pub(super) fn boxed(
+    schema: SchemaRef,
+    stream: impl Stream<Item = DataFusionResult<RecordBatch>> + Send + 'static,
+) -> SendableRecordBatchStream {
     Box::pin(RecordBatchStreamAdapter::new(schema, stream))
 }
 
@@ -148,7 +158,11 @@ pub(super) fn run(plan: Arc<dyn ExecutionPlan>, context: &Arc<TaskContext>) -> S
 }
 
 /// The rows in ascending order of these columns, nulls first. Spills when memory is short.
-pub(super) async fn sort(table: &Table, rows: SendableRecordBatchStream, by: &[String]) -> DataFusionResult<SendableRecordBatchStream> {
+pub(super) async fn sort(
+    table: &Table,
+    rows: SendableRecordBatchStream,
+    by: &[String],
+) -> DataFusionResult<SendableRecordBatchStream> {
     let context = session(table);
     let order: Vec<SortExpr> = by.iter().map(|name| column(name).sort(true, true)).collect();
     context.read_table(Arc::new(once(rows)?))?.sort(order)?.execute_stream().await

@@ -150,7 +150,8 @@ fn delivered(table: &Table, rows: &RecordBatch, doubled: &KeySet, files_done: u6
     if !doubled.is_empty() {
         rows = filter_record_batch(&rows, &not(&doubled.mask(&rows)?)?)?;
     }
-    result.counts = RecordCounts { inserted: rows.num_rows() as u64, quarantined: result.bad.len() as u64, ..RecordCounts::default() };
+    result.counts =
+        RecordCounts { inserted: rows.num_rows() as u64, quarantined: result.bad.len() as u64, ..RecordCounts::default() };
     result.after = rows;
     Ok(result)
 }
@@ -173,7 +174,10 @@ async fn send_absent(
     let there = table.scan(version, Scan { keys_only: true, ..Scan::default() }).await?;
     let names: Vec<String> = (0..table.key().len()).map(|number| format!("__distributary_key_{number}")).collect();
     let renamed: Vec<Expr> = table.key().iter().zip(&names).map(|(key, name)| scan::column(key).alias(name)).collect();
-    let there = context.read_table(Arc::new(scan::once(there).map_err(failed)?)).and_then(|frame| frame.select(renamed)).map_err(failed)?;
+    let there = context
+        .read_table(Arc::new(scan::once(there).map_err(failed)?))
+        .and_then(|frame| frame.select(renamed))
+        .map_err(failed)?;
     let on = table.key().iter().zip(&names).map(|(key, name)| scan::column(key).eq(scan::column(name)));
     let joined = held.join_on(there, JoinType::LeftAnti, on).map_err(failed)?;
     let mut absent = joined.execute_stream().await.map_err(failed)?;

@@ -197,7 +197,8 @@ fn check_options(options: &TableOptions) -> Result<(), ChangesError> {
 }
 
 async fn load(options: &TableOptions) -> Result<DeltaTable, ChangesError> {
-    let url = parse_table_uri(&options.url).map_err(|_| ChangesError::NotATable { table: options.name.clone(), url: shown(&options.url) })?;
+    let url = parse_table_uri(&options.url)
+        .map_err(|_| ChangesError::NotATable { table: options.name.clone(), url: shown(&options.url) })?;
     let builder = DeltaTableBuilder::from_url(url)
         .map_err(|source| open_error(options, source))?
         .with_storage_options(options.storage_options.clone());
@@ -240,7 +241,8 @@ fn needed_schema(options: &TableOptions, version: i64, all: &Schema) -> Result<S
     for column in asked {
         all.field_with_name(column).map_err(|_| missing(column))?;
     }
-    let needed = |name: &String| options.columns.as_ref().is_none_or(|columns| columns.contains(name) || options.key.contains(name));
+    let needed =
+        |name: &String| options.columns.as_ref().is_none_or(|columns| columns.contains(name) || options.key.contains(name));
     let fields: Vec<_> = all.fields().iter().filter(|field| needed(field.name())).cloned().collect();
     Ok(rows::canonical_schema(&Schema::new(fields)))
 }

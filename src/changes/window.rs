@@ -39,15 +39,22 @@ pub(super) async fn send(table: &Table, plan: &Plan, out: &Out<ChangeBatch>) -> 
     };
     let failed = |error| reading(table.name(), plan.to, error);
     let touched = Touched::new();
-    let events = watched(table, rows, &touched).map_err(|error| failed(error))?;
+    let events = watched(table, rows, &touched).map_err(failed)?;
     let schema = events.schema();
     let groups = group_columns(table.key());
     let mut events = scan::sort(table, events, &groups).await.map_err(failed)?;
     let mut fold = Fold::new(&schema, &groups).map_err(|error| failed(error.into()))?;
-    let mut window = Window { table, to: plan.to, touched, counter: None, odd: KeySet::new(table).map_err(|error| failed(error.into()))?, left: Vec::new() };
+    let mut window = Window {
+        table,
+        to: plan.to,
+        touched,
+        counter: None,
+        odd: KeySet::new(table).map_err(|error| failed(error.into()))?,
+        left: Vec::new(),
+    };
     while let Some(batch) = events.try_next().await.map_err(failed)? {
         fold.push(&batch).map_err(|error| failed(error.into()))?;
-        if fold.complete() >= table.options.batch_rows {
+        if fold.is_full(table.options.batch_rows) {
             let folded = fold.take().map_err(|error| failed(error.into()))?;
             window.settle(&folded, out).await?;
         }
@@ -99,7 +106,9 @@ async fn feed_part(table: &Table, begin: i64, end: i64) -> Result<SendableRecord
 }
 
 fn signs(batch: &RecordBatch) -> DataFusionResult<ArrayRef> {
-    let kinds = batch.column_by_name("_change_type").ok_or_else(|| DataFusionError::Execution("the change feed has no _change_type".to_owned()))?;
+    let kinds = batch
+        .column_by_name("_change_type")
+        .ok_or_else(|| DataFusionError::Execution("the change feed has no _change_type".to_owned()))?;
     let kinds = cast(kinds, &DataType::Utf8)?;
     let signs = kinds.as_string::<i32>().iter().map(|kind| match kind {
         Some("insert" | "update_postimage") => Ok(1),
@@ -121,7 +130,12 @@ async fn difference(table: &Table, from: i64, to: i64) -> Result<SendableRecordB
     Ok(scan::boxed(schema, rows.try_flatten()))
 }
 
-async fn only_files(table: &Table, version: i64, files: &[DataFile], sign: i8) -> Result<SendableRecordBatchStream, ChangesError> {
+async fn only_files(
+    table: &Table,
+    version: i64,
+    files: &[DataFile],
+    sign: i8,
+) -> Result<SendableRecordBatchStream, ChangesError> {
     if files.is_empty() {
         return Ok(scan::boxed(scan::signed_schema(&table.schema), stream::empty()));
     }

@@ -63,7 +63,9 @@ enum Command {
     #[command(after_help = "Examples:\n  distributary fetch\n  DISTRIBUTARY_CACHE=/srv/cache distributary fetch")]
     Fetch,
     /// Write a sample lake of films, series and people.
-    #[command(after_help = "Examples:\n  distributary sample ./silver\n  distributary sample ./big --films 1000000 --seed 7\n  distributary sample ./silver --crawl")]
+    #[command(
+        after_help = "Examples:\n  distributary sample ./silver\n  distributary sample ./big --films 1000000 --seed 7\n  distributary sample ./silver --crawl"
+    )]
     Sample(sample::SampleArgs),
     /// Check configuration and mapping without a network: nothing is opened but local tables.
     #[command(after_help = "Examples:\n  distributary check\n  distributary check --config prod.yaml")]
@@ -72,7 +74,9 @@ enum Command {
     #[command(after_help = "Examples:\n  distributary plan\n  distributary plan --rebuild --json")]
     Plan(run::SyncArgs),
     /// Bring every target to what the mapping makes of the Silver tables now.
-    #[command(after_help = "Examples:\n  distributary sync\n  distributary sync --json | jq '.tables[].targets[]'\n  distributary sync --rebuild")]
+    #[command(
+        after_help = "Examples:\n  distributary sync\n  distributary sync --json | jq '.tables[].targets[]'\n  distributary sync --rebuild"
+    )]
     Sync(run::SyncArgs),
     /// Say how far each lane has come, and what is in quarantine.
     #[command(after_help = "Examples:\n  distributary status\n  distributary status --json")]
@@ -81,19 +85,25 @@ enum Command {
     #[command(after_help = "Examples:\n  distributary verify\n  distributary verify --json")]
     Verify,
     /// Ask the column store.
-    #[command(after_help = "Examples:\n  distributary sql 'SELECT title FROM movie_current LIMIT 3'\n  distributary sql --json 'SELECT count() AS films FROM movie_current'")]
+    #[command(
+        after_help = "Examples:\n  distributary sql 'SELECT title FROM movie_current LIMIT 3'\n  distributary sql --json 'SELECT count() AS films FROM movie_current'"
+    )]
     Sql {
         /// A statement in ClickHouse's SQL.
         sql: String,
     },
     /// Ask the graph.
-    #[command(after_help = "Examples:\n  distributary cypher 'MATCH (p:Person)-[:ACTED_IN]->(m:Movie) RETURN p.name, m.title LIMIT 3'")]
+    #[command(
+        after_help = "Examples:\n  distributary cypher 'MATCH (p:Person)-[:ACTED_IN]->(m:Movie) RETURN p.name, m.title LIMIT 3'"
+    )]
     Cypher {
         /// A statement in Cypher.
         cypher: String,
     },
     /// Find the nearest texts of a collection.
-    #[command(after_help = "Examples:\n  distributary search 'a machine takes the place of a woman'\n  distributary search --collection people --top 3 'pioneer of animation'\n  distributary search --where kind=movie --where year=1927 'city of the future'")]
+    #[command(
+        after_help = "Examples:\n  distributary search 'a machine takes the place of a woman'\n  distributary search --collection people --top 3 'pioneer of animation'\n  distributary search --where kind=movie --where year=1927 'city of the future'"
+    )]
     Search(ask::SearchArgs),
     /// Print the JSON Schema of mapping files, or of the configuration, for editors.
     #[command(after_help = "Examples:\n  distributary schema > mappings/schema.json\n  distributary schema --of config")]

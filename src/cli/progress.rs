@@ -100,7 +100,10 @@ impl Syncing {
         #[expect(clippy::cast_precision_loss, reason = "a rate for the eye")]
         let (records, texts) = (state.records as f64 / seconds, state.texts as f64 / seconds);
         let left = expected.map_or_else(String::new, |all| format!(" of {all}"));
-        bar.set_message(format!("{table}: {}{left} records ({records:.0}/s), {} texts ({texts:.0}/s)", state.records, state.texts));
+        bar.set_message(format!(
+            "{table}: {}{left} records ({records:.0}/s), {} texts ({texts:.0}/s)",
+            state.records, state.texts
+        ));
     }
 }
 

@@ -45,8 +45,7 @@ pub(super) async fn sync(global: &Global, args: &SyncArgs, dry_run: bool) -> Out
             on_signal.cancel();
         }
     });
-    let options =
-        Options { dry_run, rebuild: args.rebuild, cancel, progress: Some(Arc::new(progress::Syncing::new())) };
+    let options = Options { dry_run, rebuild: args.rebuild, cancel, progress: Some(Arc::new(progress::Syncing::new())) };
     let report = sync::sync(&setup, &options).await;
     drop(options);
     let closed = setup.close().await;

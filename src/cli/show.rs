@@ -32,11 +32,14 @@ pub(super) fn sync(report: &SyncReport, would: bool) {
         ["table", "sink", "target", "given", "unchanged", "upserts", "payloads", "deletes", "embedded", "reused", "quarantined"];
     let mut rows = table(&header, 3);
     for (read, t) in report.targets() {
-        let counts = [
-            t.given, t.unchanged, t.upserts, t.payload_updates, t.deletes, t.texts_embedded, t.texts_reused, t.quarantined,
-        ];
+        let counts =
+            [t.given, t.unchanged, t.upserts, t.payload_updates, t.deletes, t.texts_embedded, t.texts_reused, t.quarantined];
         let mut row = vec![Cell::new(&read.table), Cell::new(t.sink.name()), Cell::new(&t.target)];
-        row.extend(counts.iter().map(|n| Cell::new(if *n == 0 { "·".to_owned() } else { n.to_string() }).set_alignment(CellAlignment::Right)));
+        row.extend(
+            counts
+                .iter()
+                .map(|n| Cell::new(if *n == 0 { "·".to_owned() } else { n.to_string() }).set_alignment(CellAlignment::Right)),
+        );
         rows.add_row(row);
     }
     if report.targets().next().is_some() {
@@ -67,7 +70,8 @@ pub(super) fn sync(report: &SyncReport, would: bool) {
 
 /// How far the lanes have come.
 pub(super) fn status(report: &StatusReport) {
-    let mut rows = table(&["table", "sink", "target", "version", "latest", "lag", "pending", "quarantined", "updated", "note"], 99);
+    let mut rows =
+        table(&["table", "sink", "target", "version", "latest", "lag", "pending", "quarantined", "updated", "note"], 99);
     let number = |n: Option<i64>| n.map_or("·".to_owned(), |n| n.to_string());
     for lane in &report.lanes {
         rows.add_row(vec![

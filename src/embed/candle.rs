@@ -20,7 +20,7 @@ use super::{EmbedError, Embedder};
 
 /// Most tokens of a batch, padding included. Small enough that the activations of a layer stay near the processor, large enough
 /// that the matrices are worth multiplying; a text longer than this is a batch of its own.
-const BATCH_TOKENS: usize = 1024;
+const BATCH_TOKENS: usize = 512;
 
 /// `[CLS]` and `[SEP]`.
 const SPECIAL_TOKENS: usize = 2;

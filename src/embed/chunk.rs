@@ -112,7 +112,7 @@ mod tests {
         super::super::hash::words(text)
     }
 
-    fn pieces<'a>(text: &'a str, limit: usize, overlap: usize) -> Vec<&'a str> {
+    fn pieces(text: &str, limit: usize, overlap: usize) -> Vec<&str> {
         split(text, &words(text), limit, overlap).into_iter().map(|r| &text[r]).collect()
     }
 
@@ -132,10 +132,7 @@ mod tests {
     #[test]
     fn cuts_fall_on_sentences_before_spaces() {
         let text = "One two three. Four five six seven. Eight nine ten eleven twelve.";
-        assert_eq!(
-            pieces(text, 8, 0),
-            ["One two three. Four five six seven.", "Eight nine ten eleven twelve."]
-        );
+        assert_eq!(pieces(text, 8, 0), ["One two three. Four five six seven.", "Eight nine ten eleven twelve."]);
         let lines = "a b c d e\nf g h i j k";
         assert_eq!(pieces(lines, 6, 0), ["a b c d e", "f g h i j k"]);
         assert_eq!(pieces("He said “go on.” Then he went away again", 6, 0)[0], "He said “go on.”");

@@ -126,9 +126,8 @@ pub fn worker(choice: &Choice, model_dir: Option<&Path>) -> Result<Option<Worker
         }
         Choice::Model(name) => {
             let manifest = manifest::builtin(name)?;
-            let dir: PathBuf = model_dir
-                .ok_or_else(|| EmbedError::model(name, "its files are not here; run `distributary fetch`"))?
-                .to_owned();
+            let dir: PathBuf =
+                model_dir.ok_or_else(|| EmbedError::model(name, "its files are not here; run `distributary fetch`"))?.to_owned();
             let embedder = Candle::open(manifest, &dir)?;
             let (identity, dimensions) = (embedder.identity().to_owned(), embedder.dimensions());
             Worker::spawn(identity, dimensions, move || Ok(Box::new(embedder) as Box<dyn Embedder>)).map(Some)

@@ -112,7 +112,8 @@ fn serve(mut state: State, mut queue: mpsc::Receiver<Request>) {
 /// Lets the embedder do something, making it first if need be. One that could not be made or has panicked is not asked again.
 fn work<T>(state: &mut State, task: impl FnOnce(&mut dyn Embedder) -> Result<T, EmbedError>) -> Result<T, EmbedError> {
     if matches!(state, State::New(_))
-        && let State::New(make) = std::mem::replace(state, State::Broken(EmbedError::Failed("the model is being made".to_owned())))
+        && let State::New(make) =
+            std::mem::replace(state, State::Broken(EmbedError::Failed("the model is being made".to_owned())))
     {
         *state = match catch_unwind(AssertUnwindSafe(make)).unwrap_or_else(|panic| Err(panicked(panic.as_ref()))) {
             Ok(embedder) => State::Ready(embedder),
@@ -191,7 +192,8 @@ mod tests {
     fn watched() -> (Worker, Arc<AtomicUsize>) {
         let count = Arc::new(AtomicUsize::new(0));
         let inner = count.clone();
-        let worker = Worker::spawn("hash-64@1".to_owned(), 64, move || Ok(Box::new(Watched(HashEmbedder::new(), inner)))).unwrap();
+        let worker =
+            Worker::spawn("hash-64@1".to_owned(), 64, move || Ok(Box::new(Watched(HashEmbedder::new(), inner)))).unwrap();
         (worker, count)
     }
 

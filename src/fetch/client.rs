@@ -12,6 +12,9 @@ use super::{FetchError, Item, io_error};
 /// How often the size of an unfinished download is looked at.
 const LOOK_EVERY: Duration = Duration::from_millis(100);
 
+/// How the names of directories begin in which a package client works.
+const WORK: &str = "work-";
+
 /// A package's archive.
 pub(super) struct Archive {
     pub(super) kind: Kind,
@@ -40,7 +43,8 @@ const TAR: [&[&str]; 1] = [&["tar"]];
 const PYTHON: [&[&str]; 2] = [&["python3"], &["python"]];
 
 /// Copies one member of a zip archive to standard output: pip brings a Python, but not every machine has `unzip`.
-const UNZIP: &str = "import shutil, sys, zipfile; shutil.copyfileobj(zipfile.ZipFile(sys.argv[1]).open(sys.argv[2]), sys.stdout.buffer, 1 << 20)";
+const UNZIP: &str =
+    "import shutil, sys, zipfile; shutil.copyfileobj(zipfile.ZipFile(sys.argv[1]).open(sys.argv[2]), sys.stdout.buffer, 1 << 20)";
 
 /// The first program that is here, without arguments yet.
 fn find(item: &Item, programs: &Programs) -> Result<Command, FetchError> {
@@ -59,10 +63,8 @@ fn find(item: &Item, programs: &Programs) -> Result<Command, FetchError> {
 
 /// Lets the package client write the archive into `partial`. Counts bytes as they come: the client's own files lie there too.
 pub(super) fn download(item: &Item, partial: &Path, programs: &Programs, counted: &mut dyn FnMut(u64)) -> Result<(), FetchError> {
-    let work = partial.join("work");
-    if work.exists() {
-        fs::remove_dir_all(&work).map_err(io_error("remove", &work))?;
-    }
+    clear(partial);
+    let work = partial.join(format!("{WORK}{}", std::process::id()));
     fs::create_dir_all(&work).map_err(io_error("make the directory", &work))?;
     let mut command = find(item, programs)?;
     match item.archive.kind {
@@ -160,7 +162,12 @@ impl Drop for Running {
 }
 
 fn failure(item: &Item, command: &str, message: &str) -> FetchError {
-    FetchError::Program { item: item.name.clone(), command: command.to_owned(), message: message.to_owned(), by_path: item.by_path }
+    FetchError::Program {
+        item: item.name.clone(),
+        command: command.to_owned(),
+        message: message.to_owned(),
+        by_path: item.by_path,
+    }
 }
 
 /// How a program ended, with the last of what it said.
@@ -178,6 +185,16 @@ fn tail(log: &Path) -> io::Result<String> {
     let mut bytes = Vec::new();
     file.take(2000).read_to_end(&mut bytes)?;
     Ok(String::from_utf8_lossy(&bytes).into_owned())
+}
+
+/// Removes what killed runs left of their clients' work. A client that outlived its run may still write there, so what cannot be
+/// removed now is left to the next run.
+fn clear(partial: &Path) {
+    for entry in fs::read_dir(partial).into_iter().flatten().flatten() {
+        if entry.file_name().to_string_lossy().starts_with(WORK) {
+            let _removed = fs::remove_dir_all(entry.path());
+        }
+    }
 }
 
 /// Bytes of all files below a directory that is being written; what vanishes meanwhile does not count.

@@ -28,7 +28,8 @@ fn item(cache: &Path, kind: client::Kind) -> Item {
         client::Kind::Npm => ("tar", &["-czf"]),
         client::Kind::Wheel => ("python3", &["-m", "zipfile", "-c"]),
     };
-    let status = Command::new(program).args(args).arg(&archive).arg("package").current_dir(cache.join("source")).status().unwrap();
+    let status =
+        Command::new(program).args(args).arg(&archive).arg("package").current_dir(cache.join("source")).status().unwrap();
     assert!(status.success());
     let bytes = fs::read(&archive).unwrap();
     let item = Item {
@@ -182,7 +183,10 @@ fn paths_that_are_given_are_taken_or_refused_by_name() {
 
 #[test]
 fn the_real_library_and_model_are_here_after_it() {
-    let wanted = Wanted { library: cfg!(all(target_os = "linux", target_arch = "x86_64")), model: Some(manifest::DEFAULT_MODEL.to_owned()) };
+    let wanted = Wanted {
+        library: cfg!(all(target_os = "linux", target_arch = "x86_64")),
+        model: Some(manifest::DEFAULT_MODEL.to_owned()),
+    };
     let begun = std::time::Instant::now();
     let paths = ensure(&wanted, &Options::from_env(), &mut |_| {}).unwrap();
     println!("first {:?}", begun.elapsed());

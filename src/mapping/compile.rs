@@ -53,11 +53,7 @@ struct Draft<'a> {
 ///
 /// # Errors
 /// [`MappingError::Refused`] for the first projection that cannot be kept exact.
-pub async fn compile(
-    file: &MappingFile,
-    path: &Path,
-    schemas: &BTreeMap<String, SchemaRef>,
-) -> Result<Compiled, MappingError> {
+pub async fn compile(file: &MappingFile, path: &Path, schemas: &BTreeMap<String, SchemaRef>) -> Result<Compiled, MappingError> {
     check_names(file, path)?;
     let labels = label_keys(file, path)?;
     let mut tables = BTreeMap::new();
@@ -236,11 +232,8 @@ fn columns_read(
     context: &(SessionContext, Arc<Slot>),
     draft: &Draft<'_>,
 ) -> Result<BTreeSet<String>, MappingError> {
-    let optimised = context
-        .0
-        .state()
-        .optimize(plan)
-        .map_err(|source| MappingError::Engine { place: draft.place.clone(), source })?;
+    let optimised =
+        context.0.state().optimize(plan).map_err(|source| MappingError::Engine { place: draft.place.clone(), source })?;
     let mut used = BTreeSet::new();
     let _ = optimised.apply(|node| {
         if let LogicalPlan::TableScan(scan) = node {
@@ -263,12 +256,7 @@ async fn projection(
     let output = target_schema(plan.schema().as_arrow(), &draft.key).map_err(refuse)?;
     let record_key = record_key(&draft, silver_key, &plan, &output).map_err(refuse)?;
     check_columns(&draft, &output).map_err(refuse)?;
-    let fingerprint = fingerprint(&[
-        &text,
-        &draft.key.join(","),
-        &format!("{:?}", draft.shape),
-        &schema_text(&output),
-    ]);
+    let fingerprint = fingerprint(&[&text, &draft.key.join(","), &format!("{:?}", draft.shape), &schema_text(&output)]);
     let physical = context.state().create_physical_plan(&plan).await.map_err(engine)?;
     let target = Target {
         table: table.to_owned(),
@@ -305,12 +293,7 @@ fn target_schema(output: &Schema, key: &[String]) -> Result<SchemaRef, String> {
 }
 
 /// The columns of the target's key that hold the Silver key.
-fn record_key(
-    draft: &Draft<'_>,
-    silver_key: &[String],
-    plan: &LogicalPlan,
-    output: &SchemaRef,
-) -> Result<Vec<String>, String> {
+fn record_key(draft: &Draft<'_>, silver_key: &[String], plan: &LogicalPlan, output: &SchemaRef) -> Result<Vec<String>, String> {
     for column in &draft.key {
         if output.index_of(column).is_err() {
             return Err(format!("the key column {column} is not in the query's result; it has {}", names(output)));
@@ -335,7 +318,8 @@ fn record_key(
             return Ok(found);
         }
     }
-    let what = if matches!(draft.shape, Shape::Relationship { .. }) { "neither end's columns hold" } else { "its key does not contain" };
+    let what =
+        if matches!(draft.shape, Shape::Relationship { .. }) { "neither end's columns hold" } else { "its key does not contain" };
     Err(format!(
         "{what} the Silver key ({}) unchanged, so two records could fight over one row: add the column, not an expression of it",
         silver_key.join(", ")
@@ -443,11 +427,7 @@ fn check_names(file: &MappingFile, path: &Path) -> Result<(), MappingError> {
     Ok(())
 }
 
-fn dimensions(
-    file: &MappingFile,
-    path: &Path,
-    tables: &BTreeMap<String, CompiledTable>,
-) -> Result<Vec<Dimension>, MappingError> {
+fn dimensions(file: &MappingFile, path: &Path, tables: &BTreeMap<String, CompiledTable>) -> Result<Vec<Dimension>, MappingError> {
     let bridges: BTreeMap<&str, &Arc<Target>> = tables
         .values()
         .flat_map(|t| &t.projections)

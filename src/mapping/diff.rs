@@ -223,7 +223,8 @@ mod tests {
 
     #[test]
     fn equal_rows_collapse_and_conflicting_ones_are_reported() {
-        let rows = batch(&[(Some(1), Some("a"), 1.0), (Some(1), Some("a"), 1.0), (Some(2), Some("a"), 1.0), (Some(2), Some("b"), 1.0)]);
+        let rows =
+            batch(&[(Some(1), Some("a"), 1.0), (Some(1), Some("a"), 1.0), (Some(2), Some("a"), 1.0), (Some(2), Some("b"), 1.0)]);
         let (indexed, faults) = Indexed::new(&rows, &["id".to_owned()], &[]).unwrap();
         assert_eq!(indexed.rows().num_rows(), 1);
         assert_eq!(faults.iter().map(|f| (f.row, f.reason)).collect::<Vec<_>>(), [(3, "conflicting_rows")]);

@@ -149,8 +149,7 @@ impl MappingFile {
     /// # Errors
     /// [`MappingError`] with the file's path and, where it can be told, line and column.
     pub fn read(path: &Path) -> Result<Self, MappingError> {
-        let text = std::fs::read_to_string(path)
-            .map_err(|source| MappingError::Unreadable { path: path.to_owned(), source })?;
+        let text = std::fs::read_to_string(path).map_err(|source| MappingError::Unreadable { path: path.to_owned(), source })?;
         Self::parse(&text, path)
     }
 

@@ -216,18 +216,15 @@ impl Projection {
 
 /// The same columns, all nullable: what a query gives before its rows were looked at.
 pub(crate) fn nullable(schema: &Schema) -> SchemaRef {
-    Arc::new(Schema::new(
-        schema.fields().iter().map(|f| f.as_ref().clone().with_nullable(true)).collect::<Vec<_>>(),
-    ))
+    Arc::new(Schema::new(schema.fields().iter().map(|f| f.as_ref().clone().with_nullable(true)).collect::<Vec<_>>()))
 }
 
 /// Whether an error may be the fault of a value, so that leaving out the record helps.
 fn is_data_error(error: &DataFusionError) -> bool {
     match error.find_root() {
-        DataFusionError::ArrowError(arrow, _) => !matches!(
-            arrow.as_ref(),
-            ArrowError::MemoryError(_) | ArrowError::IoError(..) | ArrowError::SchemaError(_)
-        ),
+        DataFusionError::ArrowError(arrow, _) => {
+            !matches!(arrow.as_ref(), ArrowError::MemoryError(_) | ArrowError::IoError(..) | ArrowError::SchemaError(_))
+        }
         DataFusionError::Execution(_) => true,
         _ => false,
     }

@@ -172,7 +172,10 @@ fn unknown(file: &'static str, kind: &'static str, name: &str) -> SampleError {
 }
 
 fn named(
-    names: Vec<String>, ids: &BTreeMap<String, i64>, file: &'static str, kind: &'static str,
+    names: Vec<String>,
+    ids: &BTreeMap<String, i64>,
+    file: &'static str,
+    kind: &'static str,
 ) -> Result<Vec<Named>, SampleError> {
     names
         .into_iter()
@@ -211,7 +214,11 @@ fn cast(entries: Vec<CastEntry>, about: &str, file: &'static str, faces: &Faces)
 
 /// Jobs, one row each.
 fn crew(
-    entries: Vec<CrewEntry>, about: &str, file: &'static str, jobs: &BTreeMap<String, String>, faces: &Faces,
+    entries: Vec<CrewEntry>,
+    about: &str,
+    file: &'static str,
+    jobs: &BTreeMap<String, String>,
+    faces: &Faces,
 ) -> Result<Vec<Crew>, SampleError> {
     let mut rows = Vec::new();
     for (person_id, name, person_jobs) in entries {
@@ -414,9 +421,12 @@ mod tests {
         let catalogue = Catalogue::load().unwrap();
         let ids: Vec<&str> = (catalogue.films.iter())
             .flat_map(|f| f.casts_info.iter().map(|c| &c.credit_id).chain(f.crews_info.iter().map(|c| &c.credit_id)))
-            .chain(catalogue.series.iter().flat_map(|s| {
-                s.casts_info.iter().map(|c| &c.credit_id).chain(s.crews_info.iter().map(|c| &c.credit_id))
-            }))
+            .chain(
+                catalogue
+                    .series
+                    .iter()
+                    .flat_map(|s| s.casts_info.iter().map(|c| &c.credit_id).chain(s.crews_info.iter().map(|c| &c.credit_id))),
+            )
             .map(String::as_str)
             .collect();
         assert!(ids.iter().all(|id| id.len() == 24 && id.bytes().all(|b| b.is_ascii_hexdigit())));

@@ -289,9 +289,7 @@ mod tests {
         assert_eq!(commits.len(), 10);
         for commit in &commits {
             let found = match commit.table {
-                Table::Movies => {
-                    differences::<Movie>(&at(root, commit.version - 1).await, &at(root, commit.version).await)
-                }
+                Table::Movies => differences::<Movie>(&at(root, commit.version - 1).await, &at(root, commit.version).await),
                 _ => differences::<Person>(&at(root, commit.version - 1).await, &at(root, commit.version).await),
             };
             let Counts { given, inserted, updated, deleted, unchanged } = commit.counts;

@@ -6,6 +6,7 @@ use std::path::Path;
 use datafusion::functions::core::expr_fn::{get_field, named_struct};
 use datafusion::prelude::{Expr, col, lit};
 use serde::Serialize;
+use xxhash_rust::xxh3::xxh3_64;
 
 use super::invent::Inventor;
 use super::schema::{Table, struct_fields};
@@ -13,13 +14,12 @@ use super::write::{NewTable, delta, open, version};
 use super::{Commit, Counts, SampleError};
 
 /// Records that are invented and written at once: some ten megabytes as structs.
-const BATCH: u64 = 4_000;
-/// Records a file.
-const FILE: u64 = 100_000;
+const BATCH: u64 = 5_000;
+/// Records a file, a multiple of [`BATCH`]: large enough to read fast, small enough that an update which rewrites a file or two stays
+/// below a gigabyte.
+const FILE: u64 = 50_000;
 /// Up to so many films have casts and crews as large as real ones.
 const FULL_CASTS_UP_TO: u64 = 10_000;
-/// [`touch`] changes films in steps of one in so many.
-const TOUCH_STEPS: u64 = 10_000;
 
 /// What is to be generated.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -48,14 +48,12 @@ impl GenerateOptions {
     }
 }
 
-/// Generates a lake: `movies`, `people` and `tv_series` under `root`, one commit each, change feed on, files of a hundred thousand
+/// Generates a lake: `movies`, `people` and `tv_series` under `root`, one commit each, change feed on, files of fifty thousand
 /// records. `progress` is told how many records of all three are written, now and then.
 ///
 /// # Errors
 /// When there is such a table under `root` already, or the disk refuses.
-pub async fn generate(
-    root: &Path, options: &GenerateOptions, mut progress: impl FnMut(u64),
-) -> Result<Vec<Commit>, SampleError> {
+pub async fn generate(root: &Path, options: &GenerateOptions, mut progress: impl FnMut(u64)) -> Result<Vec<Commit>, SampleError> {
     let inventor = options.inventor();
     let mut done = 0;
     let mut step = |batch: u64| {
@@ -68,29 +66,33 @@ pub async fn generate(
     Ok(vec![films, people, series])
 }
 
-/// Changes popularity and votes of a fraction of the films (in steps of a ten-thousandth, spread over the whole table) in one update,
-/// that is one commit with change data. Which films, follows from the seed. Joins nothing, but rewrites the files that hold them.
+/// Changes popularity and votes of a fraction of the films (rounded to whole films) in one update, that is one commit with change data.
+/// The films stand next to one another, from a place that follows from the seed: so nothing is joined, and only the files that hold them
+/// are read and rewritten.
 ///
 /// # Errors
 /// When `fraction` is not between 0 and 1, when there is no table `movies` under `root`, or Delta refuses.
 pub async fn touch(root: &Path, fraction: f64, seed: u64) -> Result<Commit, SampleError> {
     if !(0.0..=1.0).contains(&fraction) {
-        return Err(SampleError::Option { name: "fraction", value: fraction.to_string(), range: "between 0 and 1" });
+        let value = fraction.to_string();
+        return Err(SampleError::Option { name: "fraction", value, range: "between 0 and 1" });
     }
-    let steps = (fraction * TOUCH_STEPS as f64).round() as i64;
-    let modulus = TOUCH_STEPS as i64;
-    // A stride that shares no factor with the modulus spreads the films that are next to one another.
-    let place = (col("movie_id") * lit(6_007_i64) + lit((seed % TOUCH_STEPS) as i64)) % lit(modulus);
-    let table = open(root, Table::Movies).await?;
+    let name = Table::Movies;
+    let table = open(root, name).await?;
+    let snapshot = table.snapshot().map_err(|source| delta(name, "count the films", source))?;
+    let films: usize = snapshot.log_data().iter().filter_map(|file| file.num_records()).sum();
+    let touched = (films as f64 * fraction).round() as u64;
+    let from = 1 + xxh3_64(&seed.to_le_bytes()) % (films as u64 - touched + 1);
+    let range = col("movie_id").gt_eq(lit(from as i64)).and(col("movie_id").lt(lit((from + touched) as i64)));
     let (table, metrics) = (table.update())
-        .with_predicate(place.lt(lit(steps)))
+        .with_predicate(range)
         .with_update("movie_detail", touched_detail())
         .await
-        .map_err(|source| delta(Table::Movies, "touch films", source))?;
+        .map_err(|source| delta(name, "touch films", source))?;
     let updated = metrics.num_updated_rows as u64;
     let counts = Counts { given: updated, updated, ..Counts::default() };
     let what = format!("popularity and votes of {updated} films");
-    Ok(Commit { table: Table::Movies, version: version(&table, Table::Movies)?, what, counts })
+    Ok(Commit { table: name, version: version(&table, name)?, what, counts })
 }
 
 /// `movie_detail`, field by field, with other popularity and votes.
@@ -109,7 +111,11 @@ fn touched_detail() -> Expr {
 
 /// Makes one table of invented records. The next batch is invented on another thread while this one is encoded.
 async fn fill<R: Serialize + Send + 'static>(
-    root: &Path, table: Table, records: u64, invent: impl Fn(i64) -> R + Copy + Send + 'static, step: &mut impl FnMut(u64),
+    root: &Path,
+    table: Table,
+    records: u64,
+    invent: impl Fn(i64) -> R + Copy + Send + 'static,
+    step: &mut impl FnMut(u64),
 ) -> Result<Commit, SampleError> {
     let mut new = NewTable::begin(root, table).await?;
     let start = |from: u64| {
@@ -161,14 +167,14 @@ mod tests {
     #[tokio::test]
     async fn counts_are_true_and_progress_reaches_the_end() {
         let dir = tempfile::tempdir().unwrap();
-        let options = GenerateOptions { films: 4_100, seed: 1, people: 500, series: 30 };
+        let options = GenerateOptions { films: 5_100, seed: 1, people: 500, series: 30 };
         let mut last = 0;
         let mut calls = 0;
         let commits = generate(dir.path(), &options, |done| (last, calls) = (done, calls + 1)).await.unwrap();
-        assert_eq!((last, calls), (4_630, 4));
-        assert_eq!(commits.iter().map(|c| c.counts.inserted).collect::<Vec<_>>(), [4_100, 500, 30]);
+        assert_eq!((last, calls), (5_630, 4));
+        assert_eq!(commits.iter().map(|c| c.counts.inserted).collect::<Vec<_>>(), [5_100, 500, 30]);
         let films: BTreeMap<i64, Movie> = read(dir.path()).await.unwrap();
-        assert_eq!(films.keys().copied().collect::<Vec<_>>(), (1..=4_100).collect::<Vec<i64>>());
+        assert_eq!(films.keys().copied().collect::<Vec<_>>(), (1..=5_100).collect::<Vec<i64>>());
         assert_eq!(read::<Person>(dir.path()).await.unwrap().len(), 500);
         assert_eq!(read::<Series>(dir.path()).await.unwrap().len(), 30);
     }
@@ -232,7 +238,7 @@ mod tests {
         let after: BTreeMap<i64, Movie> = read(dir.path()).await.unwrap();
         let changed: Vec<i64> = before.keys().filter(|key| before[key] != after[key]).copied().collect();
         assert_eq!(changed.len() as u64, commit.counts.updated);
-        assert!((10..60).contains(&changed.len()), "{}", changed.len());
+        assert_eq!(changed.len(), 30);
         for key in before.keys() {
             let mut old = before[key].clone();
             old.movie_detail.popularity = after[key].movie_detail.popularity;

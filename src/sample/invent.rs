@@ -8,14 +8,31 @@ use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 use xxhash_rust::xxh3::xxh3_64_with_seed;
 
+use super::distributions::{chance, long_tail, zipf};
 use super::rows::{
     Cast, Country, Creator, Crew, Language, Movie, MovieDetail, Named, Network, Person, PersonDetail, Season, Series,
     SeriesDetail,
 };
 
+use super::words::{company, keyword, name, sentence, text, title};
+
 const GENRES: [&str; 16] = [
-    "Drama", "Comedy", "Thriller", "Romance", "Action", "Horror", "Documentary", "Crime", "Adventure", "Family",
-    "Science Fiction", "Animation", "Mystery", "Fantasy", "History", "Western",
+    "Drama",
+    "Comedy",
+    "Thriller",
+    "Romance",
+    "Action",
+    "Horror",
+    "Documentary",
+    "Crime",
+    "Adventure",
+    "Family",
+    "Science Fiction",
+    "Animation",
+    "Mystery",
+    "Fantasy",
+    "History",
+    "Western",
 ];
 const COUNTRIES: [(&str, &str, &str, &str); 8] = [
     ("US", "United States of America", "en", "English"),
@@ -38,20 +55,6 @@ const JOBS: [(&str, &str); 10] = [
     ("Production Design", "Art"),
     ("Visual Effects", "Visual Effects"),
     ("Assistant Director", "Directing"),
-];
-/// Words of titles and texts, the common ones first: they are drawn by Zipf's law.
-const WORDS: [&str; 96] = [
-    "the", "a", "of", "and", "to", "in", "his", "her", "with", "who", "is", "on", "from", "for", "an", "young", "but", "old", "man",
-    "woman", "life", "love", "town", "night", "family", "house", "finds", "city", "war", "when", "world", "must", "secret", "friend",
-    "lost", "murder", "father", "daughter", "island", "train", "winter", "journey", "stranger", "river", "truth", "letter", "doctor",
-    "village", "sea", "dream", "soldier", "mother", "thief", "returns", "mountain", "summer", "ghost", "detective", "singer", "escape",
-    "garden", "last", "money", "promise", "storm", "brother", "theatre", "forest", "machine", "wedding", "clock", "shadow", "robot",
-    "harbour", "painter", "queen", "prison", "mirror", "circus", "comet", "teacher", "bridge", "desert", "orchestra", "widow",
-    "lighthouse", "gambler", "violin", "factory", "masquerade", "wolf", "balloon", "archive", "glacier", "puppet", "labyrinth",
-];
-const SYLLABLES: [&str; 32] = [
-    "an", "bel", "cor", "da", "el", "fen", "gar", "hol", "ir", "jo", "ka", "lin", "mar", "nel", "or", "pe", "quin", "ros", "sta",
-    "tor", "ul", "ver", "wen", "xan", "yor", "zel", "ba", "mi", "ro", "su", "ti", "lo",
 ];
 
 /// Number of different keywords, companies and characters' names that are drawn from.
@@ -271,22 +274,6 @@ struct Face {
     department: &'static str,
 }
 
-fn chance(rng: &mut ChaCha8Rng, probability: f64) -> bool {
-    rng.random::<f64>() < probability
-}
-
-/// A number below `n`, where `k` comes up about as often as `1 / (k + 1)`: the inverse of the logarithmic distribution function.
-fn zipf(rng: &mut ChaCha8Rng, n: u64) -> u64 {
-    let drawn = ((n as f64 + 1.0).ln() * rng.random::<f64>()).exp() as u64;
-    drawn.saturating_sub(1).min(n - 1)
-}
-
-/// A log-normal number of this median and spread, cut at `max`. The normal deviate is the sum of twelve uniform ones.
-fn long_tail(rng: &mut ChaCha8Rng, median: f64, spread: f64, max: u64) -> u64 {
-    let deviate = (0..12).map(|_| rng.random::<f64>()).sum::<f64>() - 6.0;
-    ((median * (spread * deviate).exp()) as u64).min(max)
-}
-
 /// The size of a list of credits with this mean; `none` of all are empty.
 fn size(rng: &mut ChaCha8Rng, mean: f64, none: f64) -> usize {
     const SPREAD: f64 = 0.9;
@@ -317,82 +304,6 @@ fn terms(rng: &mut ChaCha8Rng, vocabulary: u64, mean: f64, max: usize, name: imp
         }
     }
     drawn.into_iter().map(|term| Named { id: term as i64 + 1, name: name(term) }).collect()
-}
-
-fn keyword(number: u64) -> String {
-    let n = number as usize;
-    let one = WORDS[15 + n % 81];
-    match n / 81 {
-        0 => one.to_owned(),
-        other => format!("{one} {}", syllables(other as u64 - 1)),
-    }
-}
-
-fn company(number: u64) -> String {
-    let mut name = syllables(number);
-    name[..1].make_ascii_uppercase();
-    name.push_str(" Pictures");
-    name
-}
-
-/// A word that is different for every number.
-fn syllables(mut number: u64) -> String {
-    let mut word = String::new();
-    loop {
-        word.push_str(SYLLABLES[(number % 32) as usize]);
-        number /= 32;
-        if number == 0 {
-            return word;
-        }
-        number -= 1;
-    }
-}
-
-fn name(rng: &mut ChaCha8Rng) -> String {
-    let mut name = String::with_capacity(12);
-    for _ in 0..rng.random_range(2..4_u32) {
-        name.push_str(SYLLABLES[rng.random_range(0..SYLLABLES.len())]);
-    }
-    name[..1].make_ascii_uppercase();
-    name
-}
-
-fn word(rng: &mut ChaCha8Rng) -> &'static str {
-    WORDS[zipf(rng, WORDS.len() as u64) as usize]
-}
-
-fn title(rng: &mut ChaCha8Rng) -> String {
-    let mut title = format!("The {} {}", name(rng), WORDS[rng.random_range(15..WORDS.len())]);
-    if chance(rng, 0.2) {
-        title.push_str(" of ");
-        title.push_str(&name(rng));
-    }
-    title
-}
-
-fn sentence(rng: &mut ChaCha8Rng, words: u64) -> String {
-    let mut sentence = name(rng);
-    for _ in 1..words {
-        sentence.push(' ');
-        sentence.push_str(word(rng));
-    }
-    sentence.push('.');
-    sentence
-}
-
-/// Sentences that make about so many words, with a long tail.
-fn text(rng: &mut ChaCha8Rng, median_words: f64) -> String {
-    let mut left = long_tail(rng, median_words, 0.5, 400).max(5);
-    let mut text = String::with_capacity(left as usize * 6);
-    while left > 0 {
-        let words = rng.random_range(6..18).min(left);
-        if !text.is_empty() {
-            text.push(' ');
-        }
-        text.push_str(&sentence(rng, words));
-        left -= words;
-    }
-    text
 }
 
 /// One in a hundred is missing, one in three hundred is empty.

@@ -4,10 +4,12 @@
 
 mod catalogue;
 mod crawl;
+mod distributions;
 mod generate;
 mod invent;
 mod rows;
 mod schema;
+mod words;
 mod write;
 
 pub use catalogue::{Catalogue, Vocabulary};

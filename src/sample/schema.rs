@@ -207,12 +207,5 @@ fn series_detail() -> DataType {
 }
 
 fn season() -> DataType {
-    record(vec![
-        int("id"),
-        int("season_number"),
-        text("name"),
-        text("overview"),
-        text("air_date"),
-        int("episode_count"),
-    ])
+    record(vec![int("id"), int("season_number"), text("name"), text("overview"), text("air_date"), int("episode_count")])
 }

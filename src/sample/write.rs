@@ -7,8 +7,8 @@ use std::sync::Arc;
 use arrow::array::{ArrayRef, BooleanArray, Int64Array, RecordBatch, new_null_array};
 use arrow::datatypes::{DataType, Field, Schema};
 use datafusion::prelude::SessionContext;
-use deltalake::kernel::{Action, StructField, StructType};
 use deltalake::kernel::engine::arrow_conversion::TryIntoKernel;
+use deltalake::kernel::{Action, StructField, StructType};
 use deltalake::operations::collect_sendable_stream;
 use deltalake::protocol::SaveMode;
 use deltalake::writer::{DeltaWriter, RecordBatchWriter};
@@ -173,9 +173,8 @@ impl NewTable {
     pub(super) async fn commit(mut self) -> Result<u64, SampleError> {
         self.end_file().await?;
         let table = self.table;
-        let schema: StructType = (table.schema().as_ref())
-            .try_into_kernel()
-            .map_err(|source| SampleError::Arrow { table, source })?;
+        let schema: StructType =
+            (table.schema().as_ref()).try_into_kernel().map_err(|source| SampleError::Arrow { table, source })?;
         let fields: Vec<StructField> = schema.fields().cloned().collect();
         let made = DeltaTableBuilder::from_url(self.address)
             .and_then(DeltaTableBuilder::build)
@@ -233,9 +232,7 @@ fn to_batch<R: Serialize>(table: Table, rows: &[R]) -> Result<RecordBatch, Sampl
 
 pub(super) async fn rows_of<R: Row>(table: &DeltaTable) -> Result<BTreeMap<i64, R>, SampleError> {
     let (_, stream) = table.scan_table().await.map_err(|source| delta(R::TABLE, "read the table", source))?;
-    let batches = collect_sendable_stream(stream)
-        .await
-        .map_err(|source| delta(R::TABLE, "read the table", source.into()))?;
+    let batches = collect_sendable_stream(stream).await.map_err(|source| delta(R::TABLE, "read the table", source.into()))?;
     let mut rows = BTreeMap::new();
     for batch in &batches {
         let mut writer = arrow::json::LineDelimitedWriter::new(Vec::new());

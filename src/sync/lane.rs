@@ -266,7 +266,8 @@ pub(super) async fn left_alone(setup: &Setup) -> Vec<String> {
     for sink in &setup.sinks {
         for checkpoint in sink.checkpoints().await.unwrap_or_default() {
             let lane = &checkpoint.lane;
-            let known = setup.mapping.tables.get(&lane.table).is_some_and(|t| t.targets().contains(&(lane.sink, lane.target.as_str())));
+            let known =
+                setup.mapping.tables.get(&lane.table).is_some_and(|t| t.targets().contains(&(lane.sink, lane.target.as_str())));
             if !known {
                 found.push(lane.name());
             }

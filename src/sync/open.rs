@@ -12,8 +12,8 @@ use crate::changes::{ChangesError, OnGap, RecordCounts, Strategy, Table, TableOp
 use crate::config::{self, Config, ConfigError, MissingTables, SinkUrl};
 use crate::embed::{self, EmbedError, Worker};
 use crate::fetch::{FetchError, Paths};
-use crate::mapping::target::{Shape, Target};
 use crate::mapping::file::TableEntry;
+use crate::mapping::target::{Shape, Target};
 use crate::mapping::{Compiled, MappingError, MappingFile, compile};
 use crate::report::{TableReport, TargetReport};
 use crate::sinks::quarantine::QuarantineError;

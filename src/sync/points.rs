@@ -74,11 +74,7 @@ pub(super) async fn work(
 }
 
 /// Positions in `after` of chunks that need a vector: new ones, and those with another text or model.
-fn needed(
-    before: &Indexed,
-    after: &Indexed,
-    change: &crate::mapping::diff::Difference,
-) -> Result<HashSet<u32>, LaneError> {
+fn needed(before: &Indexed, after: &Indexed, change: &crate::mapping::diff::Difference) -> Result<HashSet<u32>, LaneError> {
     let was = columns(before.rows(), &[TEXT_HASH.to_owned(), MODEL.to_owned()])?;
     let is = columns(after.rows(), &[TEXT_HASH.to_owned(), MODEL.to_owned()])?;
     let was = encode(&was, before.rows().num_rows())?;

@@ -14,8 +14,8 @@ use super::{LaneError, Options, Setup};
 use crate::changes::{ChangeBatch, KeysError, RecordCounts, Strategy, Table};
 use crate::mapping::Projection;
 use crate::report::{TableReport, TargetReport};
-use crate::sinks::{Sink, SinkKind};
 use crate::sinks::quarantine::{Entry, Quarantine};
+use crate::sinks::{Sink, SinkKind};
 
 /// Batches that wait for one sink: enough that reading goes on while it writes, few enough to bound memory.
 const QUEUE_BATCHES: usize = 2;
@@ -196,13 +196,7 @@ impl Run<'_> {
         found
     }
 
-    async fn take_note(
-        &self,
-        batch: &ChangeBatch,
-        projection: &Projection,
-        to: i64,
-        found: &mut Found,
-    ) -> Result<(), LaneError> {
+    async fn take_note(&self, batch: &ChangeBatch, projection: &Projection, to: i64, found: &mut Found) -> Result<(), LaneError> {
         let (sum, of) = (&mut found.counts, &batch.counts);
         sum.inserted += of.inserted;
         sum.updated += of.updated;

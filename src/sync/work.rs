@@ -201,7 +201,8 @@ pub(super) async fn sides(projection: &Projection, batch: &ChangeBatch, manner: 
     let of_before: Vec<bool> =
         before_of.iter().map(|key| !bad.contains_key(key.as_ref()) && !is_replaced(key.as_ref())).collect();
     let before = Indexed::new(&keep(&before_rows, &of_before)?, &target.key, &[])?.0;
-    let bad_rows: u64 = bad.keys().map(|key| after_of.iter().filter(|of| of.as_ref() == key.as_slice()).count().max(1) as u64).sum();
+    let bad_rows: u64 =
+        bad.keys().map(|key| after_of.iter().filter(|of| of.as_ref() == key.as_slice()).count().max(1) as u64).sum();
     let replaced = replaced_keys(projection, batch, &|key| is_replaced(key) && !bad.contains_key(key))?;
     let faults = faults_of(&after_records, projection, &bad)?;
     Ok(Sides { before, after, replaced, replacing, faults, bad_rows, mended })
@@ -224,7 +225,8 @@ fn row_faults(target: &Target, rows: &RecordBatch, text_bytes: u64) -> Result<Ve
         for (record, text) in texts.iter().flatten().enumerate() {
             let length = text.map_or(0, str::len) as u64;
             if length > text_bytes {
-                let message = format!("{}: the text has {length} bytes, more than limits.text_kib allows ({text_bytes})", target.name);
+                let message =
+                    format!("{}: the text has {length} bytes, more than limits.text_kib allows ({text_bytes})", target.name);
                 faults.push(RowFault { record, reason: "text_too_long", message });
             }
         }
@@ -287,11 +289,8 @@ fn faults_of(
     if bad.is_empty() {
         return Ok(Vec::new());
     }
-    let places: Vec<u32> = (0u32..)
-        .zip(records.keys.iter())
-        .filter(|(_, key)| bad.contains_key(key.as_ref()))
-        .map(|(row, _)| row)
-        .collect();
+    let places: Vec<u32> =
+        (0u32..).zip(records.keys.iter()).filter(|(_, key)| bad.contains_key(key.as_ref())).map(|(row, _)| row).collect();
     let batch = take_record_batch(records.batch, &UInt32Array::from(places.clone()))?;
     let keys = key_texts(projection, &projection.silver_keys(&batch)?)?;
     let payloads = json_objects(&batch, false)?;

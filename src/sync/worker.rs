@@ -8,8 +8,8 @@ use std::time::Duration;
 use arrow::array::RecordBatch;
 use arrow::array::UInt32Array;
 use arrow::compute::take_record_batch;
-use futures::StreamExt;
 use backon::{ExponentialBuilder, Retryable};
+use futures::StreamExt;
 use tokio::sync::{Mutex, mpsc};
 
 use super::lane::{Lane, Step, describe, now};
@@ -171,13 +171,7 @@ impl Worker {
     }
 
     /// Takes rows that the sink refused out of the counts and their records into quarantine.
-    fn refuse(
-        &self,
-        index: usize,
-        batch: &ChangeBatch,
-        work: &mut Work,
-        refused: &[(usize, String)],
-    ) -> Result<(), LaneError> {
+    fn refuse(&self, index: usize, batch: &ChangeBatch, work: &mut Work, refused: &[(usize, String)]) -> Result<(), LaneError> {
         let lane = &self.lanes[index];
         let places: UInt32Array = refused.iter().filter_map(|(row, _)| u32::try_from(*row).ok()).collect();
         let rows: RecordBatch = take_record_batch(&work.write.upserts, &places)?;

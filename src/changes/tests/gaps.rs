@@ -22,7 +22,10 @@ async fn a_vacuumed_change_file_is_a_gap() {
     let (lake, start) = two_changes(true).await;
     assert!(lake.remove_files("_change_data") > 0);
     let error = stopped(&lake, start).await;
-    assert!(matches!(&error, ChangesError::FilesVacuumed { version, file, .. } if *version == start + 1 && file.contains("_change_data")), "{error}");
+    assert!(
+        matches!(&error, ChangesError::FilesVacuumed { version, file, .. } if *version == start + 1 && file.contains("_change_data")),
+        "{error}"
+    );
     assert!(error.is_gap() && error.to_string().contains("films"));
     // The data files are still there, so the difference of the snapshots is.
     let plan = lake.planned(start).await;
@@ -172,7 +175,9 @@ async fn a_widened_column_is_cast() {
 #[tokio::test]
 async fn a_key_must_be_there_and_identify() {
     let lake = Lake::new(true).await;
-    for (key, what) in [("movie", "there is no column movie"), ("score", "cannot identify a record"), ("tags", "cannot identify a record")] {
+    for (key, what) in
+        [("movie", "there is no column movie"), ("score", "cannot identify a record"), ("tags", "cannot identify a record")]
+    {
         let error = Table::open(TableOptions::new("films", lake.path(), &[key]), runtime()).await.unwrap_err();
         assert!(error.to_string().contains(what), "{error}");
     }
@@ -259,4 +264,95 @@ async fn a_large_window_is_cut_at_a_commit() {
         at.version = plan.to;
     }
     assert_eq!(keys, [1, 2, 3, 4, 5]);
+}
+
+#[tokio::test]
+async fn a_feed_that_cannot_be_read_is_no_gap() {
+    let mut lake = Lake::new(true).await;
+    lake.append(&[row(1, "a", 1.0), row(2, "b", 2.0)]).await;
+    let start = lake.version();
+    lake.overwrite(&[row(1, "x", 1.0), row(2, "b", 2.0)]).await;
+    assert_eq!(lake.planned(start).await.strategy, Strategy::Feed);
+    let file = lake.commit_file(lake.version());
+    let mut lines = Vec::new();
+    for line in std::fs::read_to_string(&file).unwrap().lines() {
+        let mut action: serde_json::Value = serde_json::from_str(line).unwrap();
+        if let Some(remove) = action.get_mut("remove").and_then(serde_json::Value::as_object_mut) {
+            remove.retain(|name, _| ["path", "dataChange", "deletionTimestamp"].contains(&name.as_str()));
+        }
+        lines.push(action.to_string());
+    }
+    std::fs::write(&file, lines.join("\n")).unwrap();
+    let plan = lake.open_strict().await.plan(Some(&lake.from(start))).await.unwrap();
+    assert_eq!(plan.strategy, Strategy::Diff, "{}", plan.reason);
+    assert_eq!(lake.since(start).await.after, [row(1, "x", 1.0)]);
+    for column in ["score", "id"] {
+        let mut lake = Lake::with(true, &[column]).await;
+        lake.append(&[row(1, "a", 1.25)]).await;
+        let start = lake.version();
+        lake.update("true", "name", "'x'").await;
+        let plan = lake.planned(start).await;
+        assert_eq!(plan.strategy, if column == "id" { Strategy::Feed } else { Strategy::Diff }, "{}", plan.reason);
+        let seen = lake.since(start).await;
+        assert_eq!((seen.before, seen.after), (vec![row(1, "a", 1.25)], vec![row(1, "x", 1.25)]));
+    }
+}
+
+#[tokio::test]
+async fn columns_with_other_names_in_the_files_are_read_by_difference() {
+    let mut lake = Lake::new(true).await;
+    lake.append(&[row(1, "a", 1.0), row(2, "b", 2.0)]).await;
+    let start = lake.version();
+    // What ALTER TABLE … RENAME COLUMN needs first: the mapping is turned on, every column keeps its name in the files.
+    let text = std::fs::read_to_string(lake.commit_file(0)).unwrap();
+    let found = text
+        .lines()
+        .map(|line| serde_json::from_str::<serde_json::Value>(line).unwrap())
+        .find(|line| line.get("metaData").is_some());
+    let mut metadata = found.unwrap();
+    let mapped = |metadata: &mut serde_json::Value, rename: Option<(&str, &str)>| {
+        let mut schema: serde_json::Value = serde_json::from_str(metadata["metaData"]["schemaString"].as_str().unwrap()).unwrap();
+        for (number, field) in schema["fields"].as_array_mut().unwrap().iter_mut().enumerate() {
+            let name = field["name"].as_str().unwrap().to_owned();
+            field["metadata"]["delta.columnMapping.id"] = (number + 1).into();
+            if field["metadata"].get("delta.columnMapping.physicalName").is_none() {
+                field["metadata"]["delta.columnMapping.physicalName"] = name.clone().into();
+            }
+            if let Some((from, to)) = rename.filter(|(from, _)| *from == name) {
+                field["name"] = to.into();
+                assert_ne!(from, to);
+            }
+        }
+        metadata["metaData"]["schemaString"] = schema.to_string().into();
+        metadata["metaData"]["configuration"]["delta.columnMapping.mode"] = "name".into();
+        metadata["metaData"]["configuration"]["delta.columnMapping.maxColumnId"] = "4".into();
+        metadata.to_string()
+    };
+    let protocol = serde_json::json!({"protocol": {"minReaderVersion": 2, "minWriterVersion": 5}}).to_string();
+    let on = mapped(&mut metadata, None);
+    std::fs::write(lake.commit_file(start + 1), format!("{protocol}\n{on}")).unwrap();
+    lake.delta.update_state().await.unwrap();
+    let table = lake.open().await;
+    assert_eq!(seen(table.at(start + 1)).await.after, [row(1, "a", 1.0), row(2, "b", 2.0)]);
+    // A commit that removes a file.
+    let text = std::fs::read_to_string(lake.commit_file(start)).unwrap();
+    let add = text
+        .lines()
+        .map(|line| serde_json::from_str::<serde_json::Value>(line).unwrap())
+        .find_map(|line| line.get("add").cloned())
+        .unwrap();
+    let remove = serde_json::json!({"remove": {"path": add["path"], "deletionTimestamp": 1, "dataChange": true, "extendedFileMetadata": true,
+        "partitionValues": {}, "size": add["size"]}});
+    std::fs::write(lake.commit_file(start + 2), remove.to_string()).unwrap();
+    lake.delta.update_state().await.unwrap();
+    let plan = lake.planned(start + 1).await;
+    assert_eq!(plan.strategy, Strategy::Diff, "{}", plan.reason);
+    assert_eq!(lake.since(start + 1).await.before, [row(1, "a", 1.0), row(2, "b", 2.0)]);
+    // A renamed column cannot be compared with what it was.
+    let renamed = mapped(&mut metadata, Some(("name", "title")));
+    std::fs::write(lake.commit_file(start + 3), renamed).unwrap();
+    lake.delta.update_state().await.unwrap();
+    let plan = lake.planned(start + 1).await;
+    assert_eq!((plan.strategy, plan.sweep), (Strategy::Snapshot, true), "{}", plan.reason);
+    assert!(plan.reason.contains("renamed"), "{}", plan.reason);
 }

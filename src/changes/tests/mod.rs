@@ -122,7 +122,8 @@ impl Lake {
             StructField::nullable("tags", tags),
         ];
         let table = DeltaTableBuilder::from_url(url).unwrap().build().unwrap();
-        let mut create = table.create().with_columns(fields).with_save_mode(mode).with_partition_columns(partitions.iter().copied());
+        let mut create =
+            table.create().with_columns(fields).with_save_mode(mode).with_partition_columns(partitions.iter().copied());
         if feed {
             create = create.with_configuration_property(TableProperty::EnableChangeDataFeed, Some("true"));
         }
@@ -261,7 +262,11 @@ impl Seen {
     }
 
     pub(super) fn is_nothing(&self) -> bool {
-        self.before.is_empty() && self.after.is_empty() && self.replaced.is_empty() && self.bad.is_empty() && self.mended.is_empty()
+        self.before.is_empty()
+            && self.after.is_empty()
+            && self.replaced.is_empty()
+            && self.bad.is_empty()
+            && self.mended.is_empty()
     }
 }
 

@@ -140,7 +140,8 @@ impl Model {
             self.check_snapshot(&table, *to, now).await;
             for (from, then) in self.versions.range(..to) {
                 for strategy in [Strategy::Feed, Strategy::Diff] {
-                    let plan = Plan { strategy, from: Some(*from), to: *to, reason: String::new(), sweep: false, recreated: false };
+                    let plan =
+                        Plan { strategy, from: Some(*from), to: *to, reason: String::new(), sweep: false, recreated: false };
                     check_window(&seen(table.read(&plan, 0)).await, then, now, &plan);
                 }
             }
@@ -224,8 +225,13 @@ fn check_window(seen: &Seen, then: &[Row], now: &[Row], plan: &Plan) {
     assert_eq!(counts.quarantined, seen.bad.len() as u64, "{plan:?}");
 }
 
+fn cases() -> u32 {
+    std::env::var("PROPTEST_CASES").ok().and_then(|cases| cases.parse().ok()).unwrap_or(10)
+}
+
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 10, max_shrink_iters: 40, ..ProptestConfig::default() })]
+    // Each case writes and reads some hundred files; PROPTEST_CASES asks for more of them.
+    #![proptest_config(ProptestConfig { max_shrink_iters: 40, ..ProptestConfig::with_cases(cases()) })]
 
     #[test]
     fn net_changes_lead_a_copy_to_the_snapshot(operations in prop::collection::vec(operation(), 1..7)) {

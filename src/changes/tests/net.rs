@@ -136,7 +136,11 @@ async fn two_different_records_of_one_key_are_bad_until_one_is_gone() {
         assert_eq!((seen.keys_after(), seen.replaced.len(), seen.counts.quarantined), (vec![3], 0, 1));
         let bad = &seen.bad[0];
         assert_eq!((bad.reason, bad.key.as_str()), (BadReason::DuplicateKey, "{\"id\":1}"));
-        assert!(bad.payload.starts_with('[') && bad.payload.contains("other") && bad.payload.contains("\"a\""), "{}", bad.payload);
+        assert!(
+            bad.payload.starts_with('[') && bad.payload.contains("other") && bad.payload.contains("\"a\""),
+            "{}",
+            bad.payload
+        );
         // Only the other one changes: it stays bad.
         lake.update("name = 'other'", "score", "9.0").await;
         let seen = lake.since(middle).await;
@@ -187,7 +191,8 @@ async fn a_column_added_in_the_middle_is_null_before() {
         lake.append(&[row(1, "a", 1.0), row(2, "b", 2.0)]).await;
         let start = lake.version();
         lake.update("id = 1", "name", "'x'").await;
-        lake.delta = lake.delta.clone().add_columns().with_fields([StructField::nullable("year", PrimitiveType::Long)]).await.unwrap();
+        lake.delta =
+            lake.delta.clone().add_columns().with_fields([StructField::nullable("year", PrimitiveType::Long)]).await.unwrap();
         lake.update("id = 1", "year", "1924").await;
         let table = lake.open().await;
         let plan = table.plan(Some(&lake.from(start))).await.unwrap();
@@ -234,7 +239,8 @@ async fn partition_values_come_with_the_records() {
         lake.delete("id = 5").await;
         let plan = lake.planned(start).await;
         let seen = lake.since(start).await;
-        let changed: Vec<Row> = all.iter().filter(|row| row.id != Some(5)).map(|row| Row { score: Some(2.0), ..row.clone() }).collect();
+        let changed: Vec<Row> =
+            all.iter().filter(|row| row.id != Some(5)).map(|row| Row { score: Some(2.0), ..row.clone() }).collect();
         assert_eq!(records(&seen.before), records(&all), "before, by {plan:?}");
         assert_eq!(records(&seen.after), records(&changed), "after, by {plan:?}");
         assert!(seen.replaced.is_empty());
@@ -242,9 +248,25 @@ async fn partition_values_come_with_the_records() {
 }
 
 #[tokio::test]
+async fn the_feed_of_a_partitioned_table_has_its_values() {
+    let mut lake = Lake::with(true, &["name"]).await;
+    let all = [row(1, "plain", 1.0), row(2, "2024-01-31", 2.0), Row { name: None, ..row(3, "", 3.0) }];
+    lake.append(&all).await;
+    let start = lake.version();
+    lake.update("true", "score", "score + 1.0").await;
+    lake.append(&[row(4, "2024-01-31", 4.0)]).await;
+    assert_eq!(lake.planned(start).await.strategy, Strategy::Feed);
+    let seen = lake.since(start).await;
+    assert_eq!(seen.before, all);
+    let none = Row { name: None, ..row(3, "", 4.0) };
+    assert_eq!(seen.after, [row(1, "plain", 2.0), row(2, "2024-01-31", 3.0), none, row(4, "2024-01-31", 4.0)]);
+}
+
+#[tokio::test]
 async fn a_window_without_memory_spills() {
     let mut lake = Lake::new(true).await;
-    let many = |suffix: &str| (0..20_000).map(|id| row(id, &format!("{id}-{suffix}-{}", "x".repeat(200)), 1.0)).collect::<Vec<_>>();
+    let many =
+        |suffix: &str| (0..20_000).map(|id| row(id, &format!("{id}-{suffix}-{}", "x".repeat(200)), 1.0)).collect::<Vec<_>>();
     lake.append(&many("a")).await;
     let start = lake.version();
     lake.overwrite(&many("b")).await;
@@ -282,4 +304,53 @@ async fn a_key_that_changes_in_every_row_of_a_window_folds() {
     lake.overwrite(&[row(1, "b", 0.0)]).await;
     let seen = lake.since(start).await;
     assert_eq!((seen.before, seen.after), (vec![row(1, "a", 0.0)], vec![row(1, "b", 0.0)]));
+}
+
+/// A batch with a list of structs of these fields.
+fn nested(id: i64, fields: &[(&str, i64)]) -> RecordBatch {
+    use arrow::array::{ArrayRef, ListArray, StructArray};
+    use arrow::buffer::OffsetBuffer;
+    let names: Vec<Field> = fields.iter().map(|(name, _)| Field::new(*name, DataType::Int64, true)).collect();
+    let values: Vec<ArrayRef> = fields.iter().map(|(_, value)| Arc::new(Int64Array::from(vec![*value])) as ArrayRef).collect();
+    let one: ArrayRef = Arc::new(StructArray::new(names.into(), values, None));
+    let item = Arc::new(Field::new("element", one.data_type().clone(), true));
+    let list: ArrayRef = Arc::new(ListArray::new(item, OffsetBuffer::new(vec![0, 1].into()), one.clone(), None));
+    let ids: ArrayRef = Arc::new(Int64Array::from(vec![id]));
+    RecordBatch::try_from_iter_with_nullable([("id", ids, true), ("detail", one, true), ("casts", list, true)]).unwrap()
+}
+
+#[tokio::test]
+async fn a_field_added_inside_a_struct_is_null_before() {
+    use deltalake::operations::write::SchemaMode;
+    for feed in ["true", "false"] {
+        let dir = tempfile::tempdir().unwrap();
+        let url = Url::from_directory_path(dir.path()).unwrap();
+        let table = DeltaTableBuilder::from_url(url).unwrap().build().unwrap();
+        let configuration = [("delta.enableChangeDataFeed", Some(feed))];
+        let delta = table.write([nested(1, &[("a", 1)])]).with_configuration(configuration).await.unwrap();
+        let start = i64::try_from(delta.version().unwrap()).unwrap();
+        let id = delta.snapshot().unwrap().metadata().id().to_owned();
+        let delta = delta.write([nested(2, &[("a", 2)])]).await.unwrap();
+        let delta = delta.write([nested(3, &[("a", 3), ("b", 30)])]).with_schema_mode(SchemaMode::Merge).await.unwrap();
+        let delta = delta.delete().with_predicate("id = 1").await.unwrap().0;
+        let table = Table::open(TableOptions::new("films", dir.path().to_str().unwrap(), &["id"]), runtime()).await.unwrap();
+        let plan = table.plan(Some(&From { table_id: id, version: start, to: None })).await.unwrap();
+        assert_eq!(plan.strategy, if feed == "true" { Strategy::Feed } else { Strategy::Diff }, "{}", plan.reason);
+        let all = batches(table.read(&plan, 0)).await;
+        assert_eq!(all.len(), 1);
+        let fields = |batch: &RecordBatch, name: &str| -> Vec<String> {
+            let inner = batch["detail"].as_struct().column_by_name(name).unwrap().clone();
+            let listed = batch["casts"].as_list::<i32>().values().as_struct().column_by_name(name).unwrap().clone();
+            [inner, listed]
+                .iter()
+                .flat_map(|column| column.as_primitive::<Int64Type>().iter().map(|value| format!("{value:?}")))
+                .collect()
+        };
+        assert_eq!(fields(&all[0].before, "a"), ["Some(1)", "Some(1)"]);
+        assert_eq!(fields(&all[0].before, "b"), ["None", "None"]);
+        assert_eq!(fields(&all[0].after, "a"), ["Some(2)", "Some(3)", "Some(2)", "Some(3)"]);
+        assert_eq!(fields(&all[0].after, "b"), ["None", "Some(30)", "None", "Some(30)"]);
+        let version = i64::try_from(delta.version().unwrap()).unwrap();
+        assert_eq!(batches(table.at(version)).await.iter().map(|batch| batch.after.num_rows()).sum::<usize>(), 2);
+    }
 }

@@ -92,8 +92,10 @@ async fn the_sweep_finds_keys_that_the_snapshot_lacks() {
         .chunks(300)
         .map(|ids| RecordBatch::try_from_iter([("id", Arc::new(Int64Array::from(ids.to_vec())) as _)]).map_err(Into::into))
         .collect();
-    let absent: Vec<RecordBatch> = table.absent(lake.version(), futures::stream::iter(pages).boxed()).try_collect().await.unwrap();
-    let mut absent: Vec<i64> = absent.iter().flat_map(|batch| batch["id"].as_primitive::<Int64Type>().values().to_vec()).collect();
+    let absent: Vec<RecordBatch> =
+        table.absent(lake.version(), futures::stream::iter(pages).boxed()).try_collect().await.unwrap();
+    let mut absent: Vec<i64> =
+        absent.iter().flat_map(|batch| batch["id"].as_primitive::<Int64Type>().values().to_vec()).collect();
     absent.sort_unstable();
     assert_eq!(absent, (0..1000).map(|id| id * 2 + 1).collect::<Vec<_>>());
     let failing = futures::stream::iter([Err("the sink is down".into())]).boxed();
@@ -110,7 +112,8 @@ fn commit(lake: &Lake, version: i64, actions: &[serde_json::Value]) {
 /// The action of the commit that has this name.
 fn action(lake: &Lake, version: i64, name: &str) -> serde_json::Value {
     let text = std::fs::read_to_string(lake.commit_file(version)).unwrap();
-    let found = text.lines().map(|line| serde_json::from_str::<serde_json::Value>(line).unwrap()).find(|line| line.get(name).is_some());
+    let found =
+        text.lines().map(|line| serde_json::from_str::<serde_json::Value>(line).unwrap()).find(|line| line.get(name).is_some());
     found.unwrap()[name].clone()
 }
 

@@ -117,9 +117,8 @@ impl Connection {
     /// Runs one statement; answers its rows in `format`, or the engine's message.
     pub(super) fn query(&self, sql: &str, format: &str) -> Result<Vec<u8>, String> {
         // SAFETY: a live handle, and two buffers with their lengths that outlive the call.
-        let result = unsafe {
-            (self.abi.query)(self.handle(), sql.as_ptr().cast(), sql.len(), format.as_ptr().cast(), format.len())
-        };
+        let result =
+            unsafe { (self.abi.query)(self.handle(), sql.as_ptr().cast(), sql.len(), format.as_ptr().cast(), format.len()) };
         self.take(result)
     }
 
@@ -127,8 +126,7 @@ impl Connection {
     pub(super) fn insert(&self, sql: &str, format: &str, bytes: &[u8]) -> Result<(), String> {
         // SAFETY: as in `query`; the stream is used by this function alone and destroyed before it returns.
         unsafe {
-            let stream =
-                (self.abi.insert)(self.handle(), sql.as_ptr().cast(), sql.len(), format.as_ptr().cast(), format.len());
+            let stream = (self.abi.insert)(self.handle(), sql.as_ptr().cast(), sql.len(), format.as_ptr().cast(), format.len());
             if let Some(message) = text((self.abi.insert_error)(stream)) {
                 (self.abi.insert_destroy)(stream);
                 return Err(message);

@@ -160,8 +160,7 @@ fn library_at(path: &Path) -> Result<Abi, SinkError> {
         return Err(SinkError::permanent(NAME, message));
     }
     Abi::load(path).map_err(|error| {
-        let message =
-            format!("{} is no libchdb that can be loaded here: fetch it again, or name another file", path.display());
+        let message = format!("{} is no libchdb that can be loaded here: fetch it again, or name another file", path.display());
         SinkError::permanent(NAME, message).because(error)
     })
 }
@@ -169,8 +168,7 @@ fn library_at(path: &Path) -> Result<Abi, SinkError> {
 /// Makes the directory and answers the one name by which it is known.
 fn directory(path: &Path) -> Result<PathBuf, SinkError> {
     fs::create_dir_all(path).and_then(|()| path.canonicalize()).map_err(|error| {
-        let why =
-            if path.exists() && !path.is_dir() { "it is a file, not a directory" } else { "it cannot be made or read" };
+        let why = if path.exists() && !path.is_dir() { "it is a file, not a directory" } else { "it cannot be made or read" };
         let message = format!("cannot use {} as the engine's directory: {why} ({error})", path.display());
         SinkError::permanent(NAME, message).because(error)
     })
@@ -179,11 +177,9 @@ fn directory(path: &Path) -> Result<PathBuf, SinkError> {
 /// Takes the directory for this process, or says who has it, or that a newer engine wrote it.
 fn lock(path: &Path, engine: &str) -> Result<File, SinkError> {
     let name = path.join(LOCK_FILE);
-    let failed = |error: std::io::Error| {
-        SinkError::permanent(NAME, format!("cannot write {}: {error}", name.display())).because(error)
-    };
-    let mut file =
-        OpenOptions::new().read(true).write(true).create(true).truncate(false).open(&name).map_err(failed)?;
+    let failed =
+        |error: std::io::Error| SinkError::permanent(NAME, format!("cannot write {}: {error}", name.display())).because(error);
+    let mut file = OpenOptions::new().read(true).write(true).create(true).truncate(false).open(&name).map_err(failed)?;
     let mut text = String::new();
     let locked = file.try_lock();
     // An unreadable mark is no reason to fail: it is written anew below.
@@ -230,14 +226,12 @@ fn numbers(version: &str) -> Vec<u64> {
 fn connect(abi: &'static Abi, path: &Path) -> Result<Connection, SinkError> {
     let mut argument = b"--path=".to_vec();
     argument.extend_from_slice(path.as_os_str().as_bytes());
-    let arguments = [
-        CString::new("clickhouse"),
-        CString::new(argument),
-        CString::new(format!("--mark_cache_size={MARK_CACHE_BYTES}")),
-    ];
-    let arguments: Vec<CString> = arguments.into_iter().collect::<Result<_, _>>().map_err(|error| {
-        SinkError::permanent(NAME, "the engine's directory has a zero byte in its name").because(error)
-    })?;
+    let arguments =
+        [CString::new("clickhouse"), CString::new(argument), CString::new(format!("--mark_cache_size={MARK_CACHE_BYTES}"))];
+    let arguments: Vec<CString> = arguments
+        .into_iter()
+        .collect::<Result<_, _>>()
+        .map_err(|error| SinkError::permanent(NAME, "the engine's directory has a zero byte in its name").because(error))?;
     Connection::open(abi, &arguments).ok_or_else(|| {
         SinkError::permanent(
             NAME,
@@ -365,8 +359,7 @@ impl Transport for Chdb {
         let options = self.options.clone();
         // A second handle beside the first, which keeps the engine running meanwhile.
         self.call(move |_| {
-            let session =
-                Session::open(&options, false).map_err(|error| EngineError { code: None, message: error.message })?;
+            let session = Session::open(&options, false).map_err(|error| EngineError { code: None, message: error.message })?;
             session.query(&sql, format)
         })
         .await

@@ -74,9 +74,7 @@ impl EngineError {
     /// replicas that are busy now. What is not known is permanent.
     pub(super) fn class(&self) -> Class {
         match self.code {
-            Some(3 | 107 | 159 | 164 | 202 | 203 | 209 | 210 | 241 | 242 | 252 | 285 | 319 | 425 | 999) => {
-                Class::Transient
-            }
+            Some(3 | 107 | 159 | 164 | 202 | 203 | 209 | 210 | 241 | 242 | 252 | 285 | 319 | 425 | 999) => Class::Transient,
             _ => Class::Permanent,
         }
     }

@@ -243,8 +243,7 @@ fn engine_settings(fsync: bool) -> &'static str {
 
 /// The statement that makes the target's table.
 pub(super) fn create_table(database: &str, target: &Target, fsync: bool) -> Result<String, SinkError> {
-    let mut parts: Vec<String> =
-        columns(target)?.iter().map(|(name, kind)| format!("{} {kind}", quote(name))).collect();
+    let mut parts: Vec<String> = columns(target)?.iter().map(|(name, kind)| format!("{} {kind}", quote(name))).collect();
     parts.push(format!("{} UInt64", quote(VERSION)));
     parts.push(format!("{} UInt8 DEFAULT 0", quote(DELETED)));
     Ok(format!(
@@ -280,15 +279,19 @@ pub(super) fn current_view(database: &str, target: &Target) -> String {
 /// are of different kinds, the earlier bridge wins.
 pub(super) fn dimension_view(database: &str, dimension: &Dimension, comparable: bool) -> String {
     let key = quoted_list(&dimension.key);
-    let bridges = dimension.bridges.iter().enumerate();
     if dimension.columns.is_empty() {
-        let parts: Vec<String> = bridges
-            .map(|(_, (table, _))| format!("SELECT {key} FROM {}", qualified(database, &format!("{table}{CURRENT}"))))
+        let parts: Vec<String> = dimension
+            .bridges
+            .iter()
+            .map(|(table, _)| format!("SELECT {key} FROM {}", qualified(database, &format!("{table}{CURRENT}"))))
             .collect();
         return format!("SELECT DISTINCT {key} FROM ({})", parts.join(" UNION ALL "));
     }
     // A tuple is never null, so that argMin passes over no row.
-    let parts: Vec<String> = bridges
+    let parts: Vec<String> = dimension
+        .bridges
+        .iter()
+        .enumerate()
         .map(|(index, (table, silver))| {
             let from = qualified(database, &format!("{table}{CURRENT}"));
             let (row, silver) = (tuple(&dimension.columns), tuple(silver));
@@ -339,8 +342,7 @@ mod tests {
     }
 
     fn keyed(mut more: Vec<Field>) -> Target {
-        let mut fields =
-            vec![Field::new("genre_id", DataType::Int32, false), Field::new("movie_id", DataType::Int64, false)];
+        let mut fields = vec![Field::new("genre_id", DataType::Int32, false), Field::new("movie_id", DataType::Int64, false)];
         fields.append(&mut more);
         target(fields)
     }
@@ -380,10 +382,7 @@ mod tests {
             (Field::new("x", DataType::Date64, true), "CAST(x AS DATE)"),
             (Field::new("x", DataType::Decimal128(10, -2), true), "CAST(x AS DECIMAL(38, 0))"),
             (Field::new("x", DataType::Duration(TimeUnit::Second), true), "CAST(x AS VARCHAR)"),
-            (
-                Field::new("x", DataType::Struct(vec![Field::new("", DataType::Int8, true)].into()), true),
-                "CAST(x AS VARCHAR)",
-            ),
+            (Field::new("x", DataType::Struct(vec![Field::new("", DataType::Int8, true)].into()), true), "CAST(x AS VARCHAR)"),
             (Field::new("_version", DataType::Int64, true), "name it otherwise"),
         ];
         for (field, hint) in table {

@@ -9,8 +9,8 @@ use serde::de::DeserializeOwned;
 use super::NAME;
 use super::client::Transport;
 use super::encode::{
-    CHECKPOINTS, CURRENT, check, columns, create_checkpoints, create_table, create_view, current_view, dimension_view,
-    literal, qualified, quote, sort_key,
+    CHECKPOINTS, CURRENT, check, columns, create_checkpoints, create_table, create_view, current_view, dimension_view, literal,
+    qualified, quote, sort_key,
 };
 use crate::mapping::target::{Dimension, Target};
 use crate::sinks::SinkError;
@@ -87,19 +87,16 @@ fn names(targets: &[Arc<Target>], dimensions: &[Dimension]) -> Result<(), SinkEr
     let tables = targets.iter().flat_map(|target| [target.name.clone(), format!("{}{CURRENT}", target.name)]);
     for name in tables.chain(dimensions.iter().map(|dimension| dimension.name.clone())) {
         if !taken.insert(name.clone()) {
-            return Err(SinkError::stop(
-                NAME,
-                format!("two tables or views would be called {name}: rename one in the mapping"),
-            ));
+            return Err(SinkError::stop(NAME, format!("two tables or views would be called {name}: rename one in the mapping")));
         }
     }
-    for dimension in dimensions.iter().filter(|dimension| dimension.bridges.is_empty() || dimension.key.is_empty()) {
-        return Err(SinkError::stop(
-            NAME,
-            format!("the dimension {} needs a key and at least one bridge", dimension.name),
-        ));
+    match dimensions.iter().find(|dimension| dimension.bridges.is_empty() || dimension.key.is_empty()) {
+        Some(dimension) => {
+            let message = format!("the dimension {} needs a key and at least one bridge", dimension.name);
+            Err(SinkError::stop(NAME, message))
+        }
+        None => Ok(()),
     }
-    Ok(())
 }
 
 async fn run(engine: &dyn Transport, sql: String, doing: &str) -> Result<(), SinkError> {
@@ -109,16 +106,16 @@ async fn run(engine: &dyn Transport, sql: String, doing: &str) -> Result<(), Sin
 /// Rows of a statement as values.
 async fn select<T: DeserializeOwned>(engine: &dyn Transport, sql: String, doing: &str) -> Result<Vec<T>, SinkError> {
     let bytes = engine.query(sql, "JSONEachRow").await.map_err(|error| error.during(doing))?;
-    serde_json::Deserializer::from_slice(&bytes).into_iter().collect::<Result<_, _>>().map_err(|error| {
-        SinkError::permanent(NAME, format!("{doing}: the engine's answer cannot be read")).because(error)
-    })
+    serde_json::Deserializer::from_slice(&bytes)
+        .into_iter()
+        .collect::<Result<_, _>>()
+        .map_err(|error| SinkError::permanent(NAME, format!("{doing}: the engine's answer cannot be read")).because(error))
 }
 
 async fn read(engine: &dyn Transport, database: &str) -> Result<Layout, SinkError> {
     let doing = "reading what tables there are";
     let here = literal(database);
-    let sql =
-        format!("SELECT name, engine, engine_full, sorting_key, comment FROM system.tables WHERE database = {here}");
+    let sql = format!("SELECT name, engine, engine_full, sorting_key, comment FROM system.tables WHERE database = {here}");
     let tables: Vec<Found> = select(engine, sql, doing).await?;
     let sql = format!("SELECT table, name, type FROM system.columns WHERE database = {here}");
     let mut columns: HashMap<String, HashMap<String, String>> = HashMap::new();
@@ -195,13 +192,7 @@ async fn sync_writes(engine: &dyn Transport, database: &str, found: Option<&Foun
 }
 
 /// Makes or replaces a view whose query is not the one that is there.
-async fn view(
-    engine: &dyn Transport,
-    database: &str,
-    layout: &Layout,
-    name: &str,
-    query: &str,
-) -> Result<(), SinkError> {
+async fn view(engine: &dyn Transport, database: &str, layout: &Layout, name: &str, query: &str) -> Result<(), SinkError> {
     match layout.tables.get(name) {
         Some(found) if found.engine != "View" => Err(SinkError::stop(
             NAME,

@@ -7,8 +7,7 @@ use std::io::Cursor;
 use std::sync::Arc;
 
 use arrow::array::{
-    Array, ArrayRef, AsArray, ListArray, MapArray, RecordBatch, Scalar, StructArray, UInt32Array, make_array,
-    new_null_array,
+    Array, ArrayRef, AsArray, ListArray, MapArray, RecordBatch, Scalar, StructArray, UInt32Array, make_array, new_null_array,
 };
 use arrow::buffer::OffsetBuffer;
 use arrow::compute::kernels::zip::zip;
@@ -127,12 +126,9 @@ fn beyond(array: &ArrayRef, out: &mut Vec<(usize, String)>) -> Result<(), ArrowE
         DataType::Timestamp(TimeUnit::Millisecond, _) => {
             out_of(array, array.as_primitive::<TimestampMillisecondType>().values().iter().copied(), 86_400_000, out)
         }
-        DataType::Timestamp(TimeUnit::Microsecond, _) => out_of(
-            array,
-            array.as_primitive::<TimestampMicrosecondType>().values().iter().copied(),
-            86_400_000_000,
-            out,
-        ),
+        DataType::Timestamp(TimeUnit::Microsecond, _) => {
+            out_of(array, array.as_primitive::<TimestampMicrosecondType>().values().iter().copied(), 86_400_000_000, out)
+        }
         DataType::List(_) => {
             let list = array.as_list::<i32>();
             inner(list.values(), list.offsets(), out)
@@ -244,18 +240,14 @@ fn conform(array: &ArrayRef, kind: &DataType) -> Result<ArrayRef, ArrowError> {
         (DataType::Timestamp(from, _), DataType::Timestamp(to, zone)) if from == to => {
             let zone = zone.clone();
             Ok(match to {
-                TimeUnit::Second => {
-                    Arc::new(array.as_primitive::<TimestampSecondType>().clone().with_timezone_opt(zone))
-                }
+                TimeUnit::Second => Arc::new(array.as_primitive::<TimestampSecondType>().clone().with_timezone_opt(zone)),
                 TimeUnit::Millisecond => {
                     Arc::new(array.as_primitive::<TimestampMillisecondType>().clone().with_timezone_opt(zone))
                 }
                 TimeUnit::Microsecond => {
                     Arc::new(array.as_primitive::<TimestampMicrosecondType>().clone().with_timezone_opt(zone))
                 }
-                TimeUnit::Nanosecond => {
-                    Arc::new(array.as_primitive::<TimestampNanosecondType>().clone().with_timezone_opt(zone))
-                }
+                TimeUnit::Nanosecond => Arc::new(array.as_primitive::<TimestampNanosecondType>().clone().with_timezone_opt(zone)),
             })
         }
         _ => cast_with_options(array, kind, &CastOptions { safe: false, ..CastOptions::default() }),

@@ -24,8 +24,7 @@ pub(crate) fn library() -> PathBuf {
         .map(PathBuf::from)
         .or_else(|| Some(PathBuf::from(std::env::var_os("HOME")?).join(".cache/distributary")))
         .unwrap_or_default();
-    let path =
-        std::env::var_os("DISTRIBUTARY_LIBCHDB").map_or_else(|| cache.join("libchdb/26.7.3/libchdb.so"), PathBuf::from);
+    let path = std::env::var_os("DISTRIBUTARY_LIBCHDB").map_or_else(|| cache.join("libchdb/26.7.3/libchdb.so"), PathBuf::from);
     assert!(path.is_file(), "{} is not there: run `distributary fetch`, or set DISTRIBUTARY_LIBCHDB", path.display());
     path
 }

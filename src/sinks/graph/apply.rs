@@ -104,7 +104,9 @@ impl Context<'_> {
         for index in 0..write.deletes.num_rows() {
             // The columns were taken in the order of the key: put them where the schema has them.
             let mut cells = vec![Cell::Null; layout.places.len()];
-            let found = deletes.row(index).map_err(|message| SinkError::permanent(SINK, format!("target `{}`: {message}", target.name)))?;
+            let found = deletes
+                .row(index)
+                .map_err(|message| SinkError::permanent(SINK, format!("target `{}`: {message}", target.name)))?;
             for (&place, cell) in layout.order.iter().zip(found) {
                 cells[place] = cell;
             }
@@ -235,7 +237,8 @@ impl Context<'_> {
                     continue;
                 }
                 let columns = || end.stub.iter().filter_map(|(_, column)| layout.target.schema.index_of(column).ok());
-                let wanted: Vec<usize> = layout.order.iter().copied().chain(columns().filter(|i| !layout.order.contains(i))).collect();
+                let wanted: Vec<usize> =
+                    layout.order.iter().copied().chain(columns().filter(|i| !layout.order.contains(i))).collect();
                 let questions = nodes.iter().enumerate().map(|(i, node)| row(i, 'k', node, [])).collect();
                 for (index, answer) in self.read_all(&layout.read(side, &wanted), questions)? {
                     let mut cells = vec![Cell::Null; layout.places.len()];
@@ -276,7 +279,9 @@ impl Context<'_> {
             }
             for answer in self.engine.read(statement, some)? {
                 let index = answer.first().and_then(Cell::as_int).and_then(|index| usize::try_from(index).ok());
-                let index = index.ok_or_else(|| SinkError::permanent(SINK, format!("the engine answered without a row number: {statement}")))?;
+                let index = index.ok_or_else(|| {
+                    SinkError::permanent(SINK, format!("the engine answered without a row number: {statement}"))
+                })?;
                 answers.push((index, answer));
             }
         }
@@ -293,8 +298,9 @@ pub(crate) fn row<const N: usize>(index: usize, letter: char, key: &[Cell], more
 }
 
 fn version(write: &Write) -> Result<i64, SinkError> {
-    i64::try_from(write.version)
-        .map_err(|_| SinkError::permanent(SINK, format!("the epoch of version {} is above 127, the last that a graph can hold", write.version)))
+    i64::try_from(write.version).map_err(|_| {
+        SinkError::permanent(SINK, format!("the epoch of version {} is above 127, the last that a graph can hold", write.version))
+    })
 }
 
 /// Tells the label's nodes what a write does to their records.
@@ -309,7 +315,9 @@ fn records(
     let nodes = labels.entry(node.key.clone()).or_insert_with(|| Nodes::new(node.key.clone()));
     let deletes = Columns::new(&write.deletes, node.key.properties.iter().map(String::as_str))?;
     for index in 0..write.deletes.num_rows() {
-        let key = deletes.row(index).map_err(|message| SinkError::permanent(SINK, format!("target `{}`: {message}", node.target.name)))?;
+        let key = deletes
+            .row(index)
+            .map_err(|message| SinkError::permanent(SINK, format!("target `{}`: {message}", node.target.name)))?;
         nodes.touch(&key).record = Some(RecordChange::Delete { version });
     }
     let upserts = Columns::new(&write.upserts, schema.fields().iter().map(|field| field.name().as_str()))?;
@@ -355,7 +363,9 @@ impl Columns {
 
     fn row(&self, index: usize) -> Result<Vec<Cell>, String> {
         let cells = self.columns.iter();
-        cells.map(|(name, column)| property(column.as_ref(), index).map_err(|message| format!("column `{name}`: {message}"))).collect()
+        cells
+            .map(|(name, column)| property(column.as_ref(), index).map_err(|message| format!("column `{name}`: {message}")))
+            .collect()
     }
 }
 
@@ -392,7 +402,13 @@ fn gift(layout: &Relationship, side: Side, cells: &[Cell]) -> Properties {
     given.collect()
 }
 
-fn touch(labels: &mut Labels, layout: &Relationship, side: Side, cells: &[Cell], change: impl FnOnce(&mut super::stubs::Touched)) {
+fn touch(
+    labels: &mut Labels,
+    layout: &Relationship,
+    side: Side,
+    cells: &[Cell],
+    change: impl FnOnce(&mut super::stubs::Touched),
+) {
     let key = NodeKey::of(layout.end(side));
     let nodes = labels.entry(key).or_insert_with_key(|key| Nodes::new(key.clone()));
     change(nodes.touch(&end_key(layout, side, cells)));

@@ -15,11 +15,7 @@ pub(crate) fn date_text(days: i64) -> String {
     let day = day_of_year - (153 * month_index + 2) / 5 + 1;
     let month = if month_index < 10 { month_index + 3 } else { month_index - 9 };
     let year = year_of_era + era * 400 + i64::from(month <= 2);
-    if (0..=9_999).contains(&year) {
-        format!("{year:04}-{month:02}-{day:02}")
-    } else {
-        format!("{year:+05}-{month:02}-{day:02}")
-    }
+    if (0..=9_999).contains(&year) { format!("{year:04}-{month:02}-{day:02}") } else { format!("{year:+05}-{month:02}-{day:02}") }
 }
 
 /// The days since 1970-01-01 of a text made by [`date_text`]; none for another text.

@@ -77,11 +77,13 @@ impl Grafeo {
         };
         let database = GrafeoDB::with_config(config.without_query_timeout()).map_err(|cause| {
             let place = options.path.as_deref().unwrap_or(Path::new("memory")).display();
-            let message = format!("cannot open the graph in {place}; restore it from a backup, or remove the directory and sync again");
+            let message =
+                format!("cannot open the graph in {place}; restore it from a backup, or remove the directory and sync again");
             SinkError::stop(SINK, message).because(cause)
         })?;
         let session = database.session();
-        let mut this = Self { engine: Some(Open { session, database, records: 0, _lock: lock }), log_bytes_max: options.log_bytes_max };
+        let mut this =
+            Self { engine: Some(Open { session, database, records: 0, _lock: lock }), log_bytes_max: options.log_bytes_max };
         this.restore_indexes()?;
         Ok(this)
     }
@@ -91,7 +93,8 @@ impl Grafeo {
         for constraint in self.read("SHOW CONSTRAINTS", Vec::new())? {
             // Its name, kind, label and properties; no property's name has a comma in it.
             let properties = constraint.last().and_then(Cell::as_text).unwrap_or_default();
-            let properties: Vec<String> = properties.split(',').map(|name| name.trim().to_owned()).filter(|name| !name.is_empty()).collect();
+            let properties: Vec<String> =
+                properties.split(',').map(|name| name.trim().to_owned()).filter(|name| !name.is_empty()).collect();
             self.index(&properties)?;
         }
         Ok(())
@@ -191,7 +194,10 @@ impl Executor for Grafeo {
         if let Some(log) = engine.database.wal() {
             log.sync().map_err(|cause| refused("COMMIT", cause))?;
             if log.record_count() <= engine.records {
-                return Err(SinkError::permanent(SINK, "the engine did not write its log; is the disk full? Free space and open it again"));
+                return Err(SinkError::permanent(
+                    SINK,
+                    "the engine did not write its log; is the disk full? Free space and open it again",
+                ));
             }
             if folds(&engine.database, log_bytes_max) {
                 engine.database.wal_checkpoint().map_err(|cause| refused("CHECKPOINT", cause))?;
@@ -208,7 +214,8 @@ impl Executor for Grafeo {
         let session = self.engine()?.database.session_with_role(Role::ReadOnly);
         let answer = session.execute_cypher(statement).map_err(|cause| refused(statement, cause))?;
         let columns = answer.columns.clone();
-        let rows = answer.rows().iter().map(|row| columns.iter().cloned().zip(row.iter().map(|value| json(&cell(value)))).collect());
+        let rows =
+            answer.rows().iter().map(|row| columns.iter().cloned().zip(row.iter().map(|value| json(&cell(value)))).collect());
         Ok(rows.collect())
     }
 
@@ -258,7 +265,9 @@ fn refused(statement: &str, cause: grafeo::Error) -> SinkError {
     let error = match &cause {
         // Another transaction was in the way, which one writer alone does not meet.
         Error::Transaction(_) => SinkError::transient(SINK, format!("the engine undid the transaction at `{shown}`")),
-        Error::Io(_) | Error::Storage(_) => SinkError::permanent(SINK, format!("the engine cannot read or write its files at `{shown}`")),
+        Error::Io(_) | Error::Storage(_) => {
+            SinkError::permanent(SINK, format!("the engine cannot read or write its files at `{shown}`"))
+        }
         _ => SinkError::permanent(SINK, format!("the engine refused `{shown}`: {cause}")),
     };
     error.because(cause)
@@ -275,7 +284,9 @@ fn value(cell: Cell) -> Value {
         Cell::Date(days) => serde_json::from_value(Json::from(days)).map_or(Value::Null, Value::Date),
         Cell::Timestamp(micros, _) => Value::Timestamp(micros.into()),
         Cell::List(items) => Value::List(items.into_iter().map(value).collect()),
-        Cell::Map(entries) => Value::Map(Arc::new(entries.into_iter().map(|(name, cell)| (name.as_ref().into(), value(cell))).collect())),
+        Cell::Map(entries) => {
+            Value::Map(Arc::new(entries.into_iter().map(|(name, cell)| (name.as_ref().into(), value(cell))).collect()))
+        }
     }
 }
 

@@ -139,17 +139,26 @@ pub(crate) fn check(target: &Target) -> Result<(), SinkError> {
     for field in target.schema.fields() {
         identifier(target, "column", field.name())?;
         if [STUB, STUB_BY, VERSION].contains(&field.name().as_str()) {
-            return stop(format!("column `{}` has a name that the sink keeps for itself; select it AS another name", field.name()));
+            return stop(format!(
+                "column `{}` has a name that the sink keeps for itself; select it AS another name",
+                field.name()
+            ));
         }
         if let Some(cast) = cast_for(field.data_type(), field.name()) {
-            return stop(format!("column `{}` is {}, which the graph cannot hold; select {cast} AS {0}", field.name(), field.data_type()));
+            return stop(format!(
+                "column `{}` is {}, which the graph cannot hold; select {cast} AS {0}",
+                field.name(),
+                field.data_type()
+            ));
         }
     }
     for name in &target.key {
         let Ok(field) = target.schema.field_with_name(name) else { return stop(format!("key column `{name}` is not selected")) };
         if !is_key_type(field.data_type()) {
             let kind = field.data_type();
-            return stop(format!("key column `{name}` is {kind}, which identifies nothing; select CAST({name} AS VARCHAR) AS {name}"));
+            return stop(format!(
+                "key column `{name}` is {kind}, which identifies nothing; select CAST({name} AS VARCHAR) AS {name}"
+            ));
         }
     }
     let Shape::Relationship { from, to } = &target.shape else { return Ok(()) };
@@ -172,7 +181,10 @@ pub(crate) fn check(target: &Target) -> Result<(), SinkError> {
         }
         for (property, column) in &end.stub {
             if target.schema.field_with_name(column).is_err() {
-                return stop(format!("column `{column}`, which gives a stub of `{}` its `{property}`, is not selected", end.label));
+                return stop(format!(
+                    "column `{column}`, which gives a stub of `{}` its `{property}`, is not selected",
+                    end.label
+                ));
             }
         }
     }
@@ -187,7 +199,11 @@ fn identifier(target: &Target, what: &str, name: &str) -> Result<(), SinkError> 
     }
     Err(SinkError::stop(
         SINK,
-        format!("target `{}`: the {what} `{}` must be letters, digits and `_`, and not begin with a digit", target.name, name.escape_debug()),
+        format!(
+            "target `{}`: the {what} `{}` must be letters, digits and `_`, and not begin with a digit",
+            target.name,
+            name.escape_debug()
+        ),
     ))
 }
 
@@ -198,14 +214,17 @@ impl NodeKey {
 
     /// `(n:`L` {`p`: row.a0, …})`, with the values of the key in `row` under `letter` and their place.
     fn pattern(&self, variable: char, letter: char) -> String {
-        let pairs: Vec<String> = self.properties.iter().enumerate().map(|(i, property)| format!("`{property}`: row.{letter}{i}")).collect();
+        let pairs: Vec<String> =
+            self.properties.iter().enumerate().map(|(i, property)| format!("`{property}`: row.{letter}{i}")).collect();
         format!("({variable}:`{}` {{{}}})", self.label, pairs.join(", "))
     }
 
     /// What is known of some nodes.
     pub(crate) fn read(&self) -> String {
         let node = self.pattern('n', 'k');
-        format!("UNWIND $rows AS row MATCH {node} RETURN row.i AS i, n.`{STUB}` AS stub, n.`{STUB_BY}` AS by, n.`{VERSION}` AS version")
+        format!(
+            "UNWIND $rows AS row MATCH {node} RETURN row.i AS i, n.`{STUB}` AS stub, n.`{STUB_BY}` AS by, n.`{VERSION}` AS version"
+        )
     }
 
     /// Makes nodes what `row.props` says, and makes those that are missing.
@@ -255,7 +274,8 @@ impl Node {
 
     /// The Silver keys of all records.
     pub(crate) fn list(&self) -> String {
-        let keys: Vec<String> = self.target.record_key.iter().enumerate().map(|(i, name)| format!("n.`{name}` AS c{i}")).collect();
+        let keys: Vec<String> =
+            self.target.record_key.iter().enumerate().map(|(i, name)| format!("n.`{name}` AS c{i}")).collect();
         format!("MATCH (n:`{}`) WHERE n.`{STUB}` IS NULL RETURN {}", self.key.label, keys.join(", "))
     }
 }
@@ -298,7 +318,10 @@ impl Relationship {
     /// The relationships of some nodes of `side`: the row they answer, their id and version, then the columns `indexes`.
     pub(crate) fn read(&self, side: Side, indexes: &[usize]) -> String {
         let columns = self.columns(indexes.iter().copied());
-        format!("UNWIND $rows AS row MATCH {} RETURN row.i AS i, id(r) AS id, r.`{VERSION}` AS version, {columns}", self.from_side(side))
+        format!(
+            "UNWIND $rows AS row MATCH {} RETURN row.i AS i, id(r) AS id, r.`{VERSION}` AS version, {columns}",
+            self.from_side(side)
+        )
     }
 
     /// Deletes the relationships `row.ids` of nodes of the anchor's side.

@@ -7,14 +7,15 @@
 use std::sync::Arc;
 
 use arrow::array::{
-    Array, ArrayRef, ArrowPrimitiveType, AsArray, BinaryArray, BooleanArray, Decimal128Array, Decimal256Array, ListArray, MapArray,
-    NullArray, OffsetSizeTrait, PrimitiveArray, StringArray, StructArray, new_null_array,
+    Array, ArrayRef, ArrowPrimitiveType, AsArray, BinaryArray, BooleanArray, Decimal128Array, Decimal256Array, ListArray,
+    MapArray, NullArray, OffsetSizeTrait, PrimitiveArray, StringArray, StructArray, new_null_array,
 };
 use arrow::buffer::{NullBuffer, OffsetBuffer};
 use arrow::compute::kernels::cast_utils::parse_decimal;
 use arrow::datatypes::{
-    ArrowTimestampType, DataType, Date32Type, Decimal128Type, Decimal256Type, Field, Float32Type, Float64Type, Int8Type, Int16Type, Int32Type, Int64Type,
-    TimeUnit, TimestampMicrosecondType, TimestampMillisecondType, TimestampSecondType, UInt8Type, UInt16Type, UInt32Type, UInt64Type,
+    ArrowTimestampType, DataType, Date32Type, Decimal128Type, Decimal256Type, Field, Float32Type, Float64Type, Int8Type,
+    Int16Type, Int32Type, Int64Type, TimeUnit, TimestampMicrosecondType, TimestampMillisecondType, TimestampSecondType,
+    UInt8Type, UInt16Type, UInt32Type, UInt64Type,
 };
 use serde_json::Value as Json;
 
@@ -85,7 +86,9 @@ pub(crate) fn cast_for(data_type: &DataType, column: &str) -> Option<String> {
         }
         DataType::Timestamp(..) => None,
         DataType::List(item) => cast_for(item.data_type(), column),
-        DataType::Struct(fields) => fields.iter().find_map(|field| cast_for(field.data_type(), &format!("{column}['{}']", field.name()))),
+        DataType::Struct(fields) => {
+            fields.iter().find_map(|field| cast_for(field.data_type(), &format!("{column}['{}']", field.name())))
+        }
         DataType::Map(entries, _) => cast_for(entries.data_type(), column),
         DataType::Float16 => Some(format!("CAST({column} AS DOUBLE)")),
         DataType::Date64 => Some(format!("CAST({column} AS DATE)")),
@@ -95,7 +98,9 @@ pub(crate) fn cast_for(data_type: &DataType, column: &str) -> Option<String> {
 
 /// Whether a type can identify something: it has one text for each value and compares exactly.
 pub(crate) fn is_key_type(data_type: &DataType) -> bool {
-    use DataType::{Binary, Boolean, Date32, Decimal128, Decimal256, Int8, Int16, Int32, Int64, LargeBinary, LargeUtf8, Timestamp};
+    use DataType::{
+        Binary, Boolean, Date32, Decimal128, Decimal256, Int8, Int16, Int32, Int64, LargeBinary, LargeUtf8, Timestamp,
+    };
     use DataType::{UInt8, UInt16, UInt32, UInt64, Utf8};
     matches!(
         data_type,
@@ -185,15 +190,17 @@ fn cell(column: &dyn Array, row: usize) -> Result<Cell, String> {
         DataType::List(_) => Cell::List(cells_of(column.as_list::<i32>().value(row).as_ref())?),
         DataType::Struct(fields) => {
             let columns = column.as_struct();
-            let entries = fields.iter().enumerate().map(|(index, field)| {
-                Ok((Arc::from(field.name().as_str()), cell(columns.column(index).as_ref(), row)?))
-            });
+            let entries = fields
+                .iter()
+                .enumerate()
+                .map(|(index, field)| Ok((Arc::from(field.name().as_str()), cell(columns.column(index).as_ref(), row)?)));
             Cell::Map(entries.collect::<Result<_, String>>()?)
         }
         DataType::Map(..) => {
             let entries = column.as_map().value(row);
-            let pairs = (0..entries.len())
-                .map(|index| Ok(Cell::List(vec![cell(entries.column(0).as_ref(), index)?, cell(entries.column(1).as_ref(), index)?])));
+            let pairs = (0..entries.len()).map(|index| {
+                Ok(Cell::List(vec![cell(entries.column(0).as_ref(), index)?, cell(entries.column(1).as_ref(), index)?]))
+            });
             Cell::List(pairs.collect::<Result<_, String>>()?)
         }
         other => return Err(format!("values of type {other} cannot be held")),
@@ -284,11 +291,19 @@ fn array(data_type: &DataType, cells: &[Cell]) -> Result<ArrayRef, String> {
         DataType::Timestamp(unit, zone) => timestamps(*unit, zone.clone(), cells)?,
         DataType::Decimal128(precision, scale) => {
             let values = decimals::<Decimal128Type>(cells, *precision, *scale)?;
-            Arc::new(Decimal128Array::from_iter(values).with_precision_and_scale(*precision, *scale).map_err(|cause| cause.to_string())?)
+            Arc::new(
+                Decimal128Array::from_iter(values)
+                    .with_precision_and_scale(*precision, *scale)
+                    .map_err(|cause| cause.to_string())?,
+            )
         }
         DataType::Decimal256(precision, scale) => {
             let values = decimals::<Decimal256Type>(cells, *precision, *scale)?;
-            Arc::new(Decimal256Array::from_iter(values).with_precision_and_scale(*precision, *scale).map_err(|cause| cause.to_string())?)
+            Arc::new(
+                Decimal256Array::from_iter(values)
+                    .with_precision_and_scale(*precision, *scale)
+                    .map_err(|cause| cause.to_string())?,
+            )
         }
         DataType::List(item) => {
             let (offsets, nulls, items) = flatten(data_type, cells)?;
@@ -311,7 +326,10 @@ fn array(data_type: &DataType, cells: &[Cell]) -> Result<ArrayRef, String> {
             let (offsets, nulls, pairs) = flatten(data_type, cells)?;
             let DataType::Struct(fields) = entries.data_type() else { return Err(format!("{data_type} has no entries")) };
             let half = |index: usize| -> Vec<Cell> {
-                pairs.iter().map(|pair| if let Cell::List(pair) = pair { pair.get(index).cloned() } else { None }.unwrap_or(Cell::Null)).collect()
+                pairs
+                    .iter()
+                    .map(|pair| if let Cell::List(pair) = pair { pair.get(index).cloned() } else { None }.unwrap_or(Cell::Null))
+                    .collect()
             };
             let columns = vec![array(fields[0].data_type(), &half(0))?, array(fields[1].data_type(), &half(1))?];
             let structs = StructArray::try_new(fields.clone(), columns, None).map_err(|cause| cause.to_string())?;
@@ -384,7 +402,11 @@ fn bytes(cells: &[Cell]) -> Result<Vec<Option<Vec<u8>>>, String> {
     values.collect()
 }
 
-fn decimals<T: arrow::datatypes::DecimalType>(cells: &[Cell], precision: u8, scale: i8) -> Result<Vec<Option<T::Native>>, String> {
+fn decimals<T: arrow::datatypes::DecimalType>(
+    cells: &[Cell],
+    precision: u8,
+    scale: i8,
+) -> Result<Vec<Option<T::Native>>, String> {
     let kind = T::TYPE_CONSTRUCTOR(precision, scale);
     let values = cells.iter().map(|cell| match cell {
         Cell::Null => Ok(None),
@@ -400,12 +422,20 @@ fn timestamps(unit: TimeUnit, zone: Option<Arc<str>>, cells: &[Cell]) -> Result<
         Cell::Text(text) => parse_timestamp(text),
         _ => None,
     };
-    fn zoned<T: ArrowTimestampType>(cells: &[Cell], zone: Option<Arc<str>>, take: impl Fn(&Cell) -> Option<i64>) -> Result<ArrayRef, String> {
+    fn zoned<T: ArrowTimestampType>(
+        cells: &[Cell],
+        zone: Option<Arc<str>>,
+        take: impl Fn(&Cell) -> Option<i64>,
+    ) -> Result<ArrayRef, String> {
         Ok(Arc::new(values::<T>(cells, take)?.with_timezone_opt(zone)))
     }
     match unit {
-        TimeUnit::Second => zoned::<TimestampSecondType>(cells, zone, |cell| micros(cell).map(|value| value.div_euclid(1_000_000))),
-        TimeUnit::Millisecond => zoned::<TimestampMillisecondType>(cells, zone, |cell| micros(cell).map(|value| value.div_euclid(1_000))),
+        TimeUnit::Second => {
+            zoned::<TimestampSecondType>(cells, zone, |cell| micros(cell).map(|value| value.div_euclid(1_000_000)))
+        }
+        TimeUnit::Millisecond => {
+            zoned::<TimestampMillisecondType>(cells, zone, |cell| micros(cell).map(|value| value.div_euclid(1_000)))
+        }
         _ => zoned::<TimestampMicrosecondType>(cells, zone, micros),
     }
 }
@@ -436,7 +466,8 @@ fn hex(bytes: &[u8]) -> String {
 }
 
 fn unhex(text: &str) -> Option<Vec<u8>> {
-    let digits: Option<Vec<u8>> = text.chars().map(|digit| digit.to_digit(16).and_then(|digit| u8::try_from(digit).ok())).collect();
+    let digits: Option<Vec<u8>> =
+        text.chars().map(|digit| digit.to_digit(16).and_then(|digit| u8::try_from(digit).ok())).collect();
     let digits = digits?;
     digits.len().is_multiple_of(2).then(|| digits.chunks_exact(2).map(|pair| pair[0] << 4 | pair[1]).collect())
 }

@@ -29,7 +29,8 @@ pub async fn open(options: GraphOptions) -> Result<GraphSink, SinkError> {
         let engine = Grafeo::open(&options)?;
         Graph::new(Box::new(engine), options.batch_rows)
     });
-    let graph = opened.await.map_err(|cause| SinkError::permanent(SINK, "opening the graph was interrupted").because(cause))??;
+    let graph =
+        opened.await.map_err(|cause| SinkError::permanent(SINK, "opening the graph was interrupted").because(cause))??;
     Ok(GraphSink { graph: Arc::new(Mutex::new(graph)) })
 }
 
@@ -70,7 +71,10 @@ impl Sink for GraphSink {
         let columns = target.schema.fields().iter().map(|field| {
             let found = rows.column_by_name(field.name()).filter(|column| column.data_type() == field.data_type());
             found.cloned().ok_or_else(|| {
-                SinkError::permanent(SINK, format!("target `{}`: the rows lack a column `{}` of {}", target.name, field.name(), field.data_type()))
+                SinkError::permanent(
+                    SINK,
+                    format!("target `{}`: the rows lack a column `{}` of {}", target.name, field.name(), field.data_type()),
+                )
             })
         });
         batch(&target.schema, columns.collect::<Result<_, _>>()?, rows.num_rows())
@@ -87,7 +91,9 @@ impl Sink for GraphSink {
             let stored = graph.stored()?;
             let read = stored.iter().map(|(lane, text)| {
                 serde_json::from_str(text).map_err(|cause| {
-                    let message = format!("the checkpoint of {lane} cannot be read; use the program that wrote it, or sync into a new graph");
+                    let message = format!(
+                        "the checkpoint of {lane} cannot be read; use the program that wrote it, or sync into a new graph"
+                    );
                     SinkError::stop(SINK, message).because(cause)
                 })
             });
@@ -163,7 +169,14 @@ impl Graph {
         let key = NodeKey { label: CHECKPOINT.to_owned(), properties: vec![LANE.to_owned()] };
         engine.write(&key.constraint(), Vec::new())?;
         engine.index(&key.properties)?;
-        Ok(Self { engine, layouts: Vec::new(), batch_rows: batch_rows.max(1), open: false, lost: false, listings: HashMap::new() })
+        Ok(Self {
+            engine,
+            layouts: Vec::new(),
+            batch_rows: batch_rows.max(1),
+            open: false,
+            lost: false,
+            listings: HashMap::new(),
+        })
     }
 
     fn prepare(&mut self, layouts: Vec<Layout>) -> Result<(), SinkError> {
@@ -193,7 +206,10 @@ impl Graph {
             }
             let layout = Layout::of(&write.target)?;
             if !self.layouts.iter().any(|known| known.identity() == layout.identity()) {
-                return Err(SinkError::permanent(SINK, format!("target `{}` is written before it is prepared", write.target.name)));
+                return Err(SinkError::permanent(
+                    SINK,
+                    format!("target `{}` is written before it is prepared", write.target.name),
+                ));
             }
             work.push((layout, write));
             places.push(index);
@@ -257,8 +273,9 @@ impl Graph {
         let mut rows = Vec::with_capacity(checkpoints.len());
         for checkpoint in checkpoints {
             let lane = checkpoint.lane.name();
-            let text = serde_json::to_string(checkpoint)
-                .map_err(|cause| SinkError::permanent(SINK, format!("the checkpoint of {lane} cannot be written")).because(cause))?;
+            let text = serde_json::to_string(checkpoint).map_err(|cause| {
+                SinkError::permanent(SINK, format!("the checkpoint of {lane} cannot be written")).because(cause)
+            })?;
             let held = stored.get(&lane);
             // The same flush again, after its answer was lost.
             if held == Some(&text) {
@@ -267,12 +284,16 @@ impl Graph {
             let revision = held.and_then(|text| serde_json::from_str::<Checkpoint>(text).ok()).map_or(0, |held| held.revision);
             if checkpoint.revision != revision + 1 {
                 let given = checkpoint.revision;
-                let message = format!("the checkpoint of {lane} is at revision {revision}, and {given} was to follow {}; another run has moved it: start again", given.saturating_sub(1));
+                let message = format!(
+                    "the checkpoint of {lane} is at revision {revision}, and {given} was to follow {}; another run has moved it: start again",
+                    given.saturating_sub(1)
+                );
                 return Err(SinkError::stop(SINK, message));
             }
             rows.push(row(rows.len(), 'k', &[Cell::text(&lane)], [("checkpoint", Cell::Text(text.into()))]));
         }
-        let statement = format!("UNWIND $rows AS row MERGE (c:`{CHECKPOINT}` {{`{LANE}`: row.k0}}) SET c.`checkpoint` = row.checkpoint");
+        let statement =
+            format!("UNWIND $rows AS row MERGE (c:`{CHECKPOINT}` {{`{LANE}`: row.k0}}) SET c.`checkpoint` = row.checkpoint");
         if rows.is_empty() { Ok(()) } else { self.engine.write(&statement, rows) }
     }
 
@@ -281,7 +302,10 @@ impl Graph {
         let statement = format!("MATCH (c:`{CHECKPOINT}`) RETURN c.`{LANE}` AS lane, c.`checkpoint` AS checkpoint");
         let rows = self.engine.read(&statement, Vec::new())?;
         let text = |cell: &Cell| cell.as_text().unwrap_or_default().to_owned();
-        Ok(rows.iter().filter_map(|row| if let [lane, checkpoint] = row.as_slice() { Some((text(lane), text(checkpoint))) } else { None }).collect())
+        Ok(rows
+            .iter()
+            .filter_map(|row| if let [lane, checkpoint] = row.as_slice() { Some((text(lane), text(checkpoint))) } else { None })
+            .collect())
     }
 
     fn held(&mut self, layout: &Layout, keys: &RecordBatch) -> Result<RecordBatch, SinkError> {
@@ -299,7 +323,16 @@ impl Graph {
             Layout::Node(node) => {
                 let by: Vec<String> = node.key.properties.iter().filter(|name| names.contains(&name.as_str())).cloned().collect();
                 let statement = node.held(&by);
-                (names.iter().copied().filter(|name| by.iter().any(|by| by == name)).collect::<BTreeSet<_>>().into_iter().collect(), statement)
+                (
+                    names
+                        .iter()
+                        .copied()
+                        .filter(|name| by.iter().any(|by| by == name))
+                        .collect::<BTreeSet<_>>()
+                        .into_iter()
+                        .collect(),
+                    statement,
+                )
             }
             Layout::Relationship(relationship) => {
                 let other = if relationship.anchor == Side::From { Side::To } else { Side::From };
@@ -315,8 +348,11 @@ impl Graph {
             let cells: Result<Vec<Cell>, String> = keys.columns().iter().map(|column| property(column.as_ref(), index)).collect();
             // A value that the graph cannot hold is not in it.
             let Ok(cells) = cells else { continue };
-            let question: Vec<Cell> =
-                by.iter().filter_map(|name| names.iter().position(|other| other == name)).map(|place| cells[place].clone()).collect();
+            let question: Vec<Cell> = by
+                .iter()
+                .filter_map(|name| names.iter().position(|other| other == name))
+                .map(|place| cells[place].clone())
+                .collect();
             wanted.insert(key_text(&cells));
             questions.entry(key_text(&question)).or_insert_with(|| row(0, 'k', &question, []));
         }
@@ -331,7 +367,9 @@ impl Graph {
         }
         for some in chunks {
             let answers = self.engine.read(&statement, some.to_vec())?;
-            rows.extend(answers.into_iter().filter(|cells| wanted.contains(&key_text(places.iter().map(|&place| &cells[place])))));
+            rows.extend(
+                answers.into_iter().filter(|cells| wanted.contains(&key_text(places.iter().map(|&place| &cells[place])))),
+            );
         }
         decode(target, &target.schema, rows)
     }
@@ -348,8 +386,10 @@ impl Graph {
                     Layout::Relationship(relationship) => relationship.list(),
                 };
                 let rows = self.engine.read(&statement, Vec::new())?.into_iter();
-                let mut rest: Vec<(String, Row)> =
-                    rows.map(|row| (key_text(&row), row)).filter(|(text, _)| after.is_none_or(|after| text.as_str() > after)).collect();
+                let mut rest: Vec<(String, Row)> = rows
+                    .map(|row| (key_text(&row), row))
+                    .filter(|(text, _)| after.is_none_or(|after| text.as_str() > after))
+                    .collect();
                 rest.sort_unstable_by(|(one, _), (other, _)| other.cmp(one));
                 rest.dedup_by(|(one, _), (other, _)| one == other);
                 rest
@@ -360,8 +400,11 @@ impl Graph {
         if let Some(next) = &next {
             self.listings.insert(name, Listing { next: next.clone(), rest });
         }
-        let fields: Result<Vec<_>, _> = target.record_key.iter().map(|name| target.schema.field_with_name(name).cloned()).collect();
-        let fields = fields.map_err(|cause| SinkError::permanent(SINK, format!("target `{}` lacks a Silver key column", target.name)).because(cause))?;
+        let fields: Result<Vec<_>, _> =
+            target.record_key.iter().map(|name| target.schema.field_with_name(name).cloned()).collect();
+        let fields = fields.map_err(|cause| {
+            SinkError::permanent(SINK, format!("target `{}` lacks a Silver key column", target.name)).because(cause)
+        })?;
         let keys = decode(target, &Arc::new(Schema::new(fields)), page.into_iter().rev().map(|(_, row)| row).collect())?;
         Ok(Page { keys, next })
     }
@@ -371,9 +414,13 @@ impl Graph {
 fn label_keys(layouts: &[Layout]) -> Result<Vec<NodeKey>, SinkError> {
     let mut labels: BTreeMap<String, (NodeKey, Vec<DataType>, String)> = BTreeMap::new();
     let mut add = |target: &Target, key: NodeKey, columns: &[&String]| {
-        let types: Vec<DataType> =
-            columns.iter().filter_map(|name| target.schema.field_with_name(name).ok()).map(|field| field.data_type().clone()).collect();
-        let (known, kinds, by) = labels.entry(key.label.clone()).or_insert_with(|| (key.clone(), types.clone(), target.name.clone()));
+        let types: Vec<DataType> = columns
+            .iter()
+            .filter_map(|name| target.schema.field_with_name(name).ok())
+            .map(|field| field.data_type().clone())
+            .collect();
+        let (known, kinds, by) =
+            labels.entry(key.label.clone()).or_insert_with(|| (key.clone(), types.clone(), target.name.clone()));
         if *known == key && *kinds == types {
             return Ok(());
         }
@@ -418,6 +465,9 @@ fn decode(target: &Target, schema: &SchemaRef, rows: Vec<Row>) -> Result<RecordB
 }
 
 fn batch(schema: &SchemaRef, columns: Vec<ArrayRef>, rows: usize) -> Result<RecordBatch, SinkError> {
-    RecordBatch::try_new_with_options(schema.clone(), columns, &RecordBatchOptions::new().with_row_count(Some(rows)))
-        .map_err(|cause| SinkError::permanent(SINK, "the graph's rows do not fit the target; something else has written to it").because(cause))
+    RecordBatch::try_new_with_options(schema.clone(), columns, &RecordBatchOptions::new().with_row_count(Some(rows))).map_err(
+        |cause| {
+            SinkError::permanent(SINK, "the graph's rows do not fit the target; something else has written to it").because(cause)
+        },
+    )
 }

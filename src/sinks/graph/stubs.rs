@@ -86,7 +86,8 @@ impl Nodes {
 
     /// The properties of a stub.
     pub(crate) fn stub(&self, key: &[Cell], gift: Option<&Gift>) -> Properties {
-        let mut properties: Properties = self.key.properties.iter().map(|name| Arc::from(name.as_str())).zip(key.iter().cloned()).collect();
+        let mut properties: Properties =
+            self.key.properties.iter().map(|name| Arc::from(name.as_str())).zip(key.iter().cloned()).collect();
         properties.push((Arc::from(STUB), Cell::Bool(true)));
         if let Some(gift) = gift {
             properties.push((Arc::from(STUB_BY), Cell::text(&gift.by)));

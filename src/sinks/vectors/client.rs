@@ -116,6 +116,8 @@ impl EdgeStore {
 
 fn panicked(place: &Path, panic: &(dyn std::any::Any + Send)) -> SinkError {
     let said = panic.downcast_ref::<String>().map(String::as_str).or_else(|| panic.downcast_ref::<&str>().copied());
+    // The engine's own errors carry the whole stack.
+    let said = said.and_then(|said| said.split(", backtrace: ").next());
     SinkError::permanent(
         SINK,
         format!(

@@ -7,7 +7,8 @@ use std::collections::HashSet;
 use std::sync::Arc;
 
 use arrow::array::{
-    Array, ArrayRef, AsArray, FixedSizeListArray, Float32Array, Int64Array, RecordBatch, StringArray, new_null_array,
+    Array, ArrayRef, AsArray, FixedSizeListArray, Float32Array, Int64Array, RecordBatch, RecordBatchOptions, StringArray,
+    make_array, new_null_array,
 };
 use arrow::buffer::NullBuffer;
 use arrow::datatypes::{DataType, Field, Float32Type, Schema};
@@ -256,16 +257,17 @@ pub(crate) fn record_keys(target: &Target, points: &[Point]) -> Result<RecordBat
     batch(columns, points.len())
 }
 
-/// A column that is never null by its schema, but is in a strange point, is nullable in the answer.
+/// A column that is never null by its schema, but is missing in a strange point, has zeros and empty texts there.
 fn batch(columns: Vec<(Arc<Field>, ArrayRef)>, rows: usize) -> Result<RecordBatch, String> {
-    let (fields, arrays): (Vec<_>, Vec<_>) = columns
-        .into_iter()
-        .map(|(field, array)| {
-            let has_nulls = array.null_count() > 0 && !field.is_nullable();
-            (if has_nulls { Arc::new(field.as_ref().clone().with_nullable(true)) } else { field }, array)
-        })
-        .unzip();
-    let options = arrow::array::RecordBatchOptions::new().with_row_count(Some(rows));
+    let (fields, arrays): (Vec<_>, Vec<_>) = columns.into_iter().unzip();
+    let arrays = fields.iter().zip(arrays).map(|(field, array): (&Arc<Field>, ArrayRef)| {
+        if field.is_nullable() || array.null_count() == 0 {
+            return Ok(array);
+        }
+        array.to_data().into_builder().nulls(None).build().map(make_array)
+    });
+    let arrays = arrays.collect::<Result<_, _>>().map_err(|e| e.to_string())?;
+    let options = RecordBatchOptions::new().with_row_count(Some(rows));
     RecordBatch::try_new_with_options(Arc::new(Schema::new(fields)), arrays, &options).map_err(|e| e.to_string())
 }
 

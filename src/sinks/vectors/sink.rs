@@ -34,6 +34,14 @@ pub async fn open(options: VectorsOptions) -> Result<VectorsSink, SinkError> {
     Ok(VectorsSink { store: Arc::new(EdgeStore::open(options).await?), dimensions })
 }
 
+/// Whether a vector index can hold the target: what [`Sink::check`] says, without a sink.
+///
+/// # Errors
+/// [`crate::sinks::Class::Stop`], naming the column, its type and the cast that would help.
+pub(crate) fn check(target: &Target) -> Result<(), SinkError> {
+    encode::check(target).map_err(|why| SinkError::stop(SINK, why))
+}
+
 /// A vector index that keeps the contract of [`Sink`].
 #[derive(Debug)]
 pub struct VectorsSink {
@@ -100,7 +108,11 @@ impl VectorsSink {
                 Err(message) => refuse(row, message),
             }
         }
-        let deletes: Vec<Uuid> = sorted.deletes.into_iter().filter(|id| sorted.versions.contains_key(id) && !loses(id)).collect();
+        let is_there = |id: &Uuid| sorted.versions.contains_key(id);
+        let mut deletes: Vec<Uuid> = sorted.deletes.into_iter().filter(|id| is_there(id) && !loses(id)).collect();
+        // A point that is replaced is deleted first and gets another place in the engine: killed before the next flush, it is what it
+        // was, and not the new vector with the old payload.
+        deletes.extend(upserts.iter().map(|point: &Point| point.id).filter(is_there));
         if !deletes.is_empty() {
             self.store.delete(&target.name, deletes).await?;
         }
@@ -207,11 +219,6 @@ fn answer(score: f32, point: Point) -> Map<String, Value> {
     object
 }
 
-/// Whether the engine can hold the target.
-pub(crate) fn check(target: &Target) -> Result<(), SinkError> {
-    encode::check(target).map_err(|why| SinkError::stop(SINK, why))
-}
-
 #[async_trait]
 impl Sink for VectorsSink {
     fn kind(&self) -> SinkKind {
@@ -245,7 +252,7 @@ impl Sink for VectorsSink {
             ));
         }
         for target in targets {
-            self.check(target)?;
+            check(target)?;
             self.store.prepare(&target.name).await?;
         }
         Ok(())

@@ -105,7 +105,7 @@ pub(crate) fn base64(bytes: &[u8]) -> String {
 /// The bytes of a text that [`base64`] wrote.
 pub(crate) fn parse_base64(text: &str) -> Option<Vec<u8>> {
     let body = text.trim_end_matches('=').as_bytes();
-    if text.len() % 4 != 0 || text.len() - body.len() > 2 {
+    if !text.len().is_multiple_of(4) || text.len() - body.len() > 2 {
         return None;
     }
     let mut bytes = Vec::with_capacity(body.len() * 3 / 4);

@@ -113,6 +113,7 @@ fn a_point_that_is_not_what_was_written_equals_no_row() {
     for point in [older, other_type, missing] {
         let batch = read(point);
         assert_eq!((hash(&batch).as_str(), chunks(&batch), batch[VECTOR].is_null(0)), ("00", -1, false));
+        assert_eq!(batch.schema(), movies.stored_schema(2));
     }
     assert_eq!(read(point), rows_in);
 }
