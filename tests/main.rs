@@ -3,5 +3,6 @@
 
 mod cli;
 mod crash;
+mod mappings;
 mod model;
 mod support;
