@@ -88,14 +88,16 @@ impl Layout {
                 let (from, to) = (sorted(from), sorted(to));
                 let places = target.schema.fields().iter().map(|field| place(&from, &to, field.name())).collect();
                 let rest = target.key.iter().filter(|name| !target.record_key.contains(name));
-                let order = target.record_key.iter().chain(rest).filter_map(|name| target.schema.index_of(name).ok()).collect();
+                let order =
+                    target.record_key.iter().chain(rest).filter_map(|name| target.schema.index_of(name).ok()).collect();
                 let records = |end: &End| end.columns.iter().all(|column| target.record_key.contains(column));
                 let anchor = if records(&from) || !records(&to) { Side::From } else { Side::To };
                 Ok(Self::Relationship(Arc::new(Relationship { target, from, to, places, order, anchor })))
             }
-            Shape::Table | Shape::Points { .. } => {
-                Err(SinkError::permanent(SINK, format!("target `{}` is no node label and no relationship type", target.name)))
-            }
+            Shape::Table | Shape::Points { .. } => Err(SinkError::permanent(
+                SINK,
+                format!("target `{}` is no node label and no relationship type", target.name),
+            )),
         }
     }
 
@@ -110,7 +112,9 @@ impl Layout {
     pub(crate) fn identity(&self) -> (&str, &str, &str) {
         match self {
             Self::Node(node) => (&node.key.label, "", ""),
-            Self::Relationship(relationship) => (&relationship.target.name, &relationship.from.label, &relationship.to.label),
+            Self::Relationship(relationship) => {
+                (&relationship.target.name, &relationship.from.label, &relationship.to.label)
+            }
         }
     }
 }
@@ -139,17 +143,28 @@ pub(crate) fn check(target: &Target) -> Result<(), SinkError> {
     for field in target.schema.fields() {
         identifier(target, "column", field.name())?;
         if [STUB, STUB_BY, VERSION].contains(&field.name().as_str()) {
-            return stop(format!("column `{}` has a name that the sink keeps for itself; select it AS another name", field.name()));
+            return stop(format!(
+                "column `{}` has a name that the sink keeps for itself; select it AS another name",
+                field.name()
+            ));
         }
         if let Some(cast) = cast_for(field.data_type(), field.name()) {
-            return stop(format!("column `{}` is {}, which the graph cannot hold; select {cast} AS {0}", field.name(), field.data_type()));
+            return stop(format!(
+                "column `{}` is {}, which the graph cannot hold; select {cast} AS {0}",
+                field.name(),
+                field.data_type()
+            ));
         }
     }
     for name in &target.key {
-        let Ok(field) = target.schema.field_with_name(name) else { return stop(format!("key column `{name}` is not selected")) };
+        let Ok(field) = target.schema.field_with_name(name) else {
+            return stop(format!("key column `{name}` is not selected"));
+        };
         if !is_key_type(field.data_type()) {
             let kind = field.data_type();
-            return stop(format!("key column `{name}` is {kind}, which identifies nothing; select CAST({name} AS VARCHAR) AS {name}"));
+            return stop(format!(
+                "key column `{name}` is {kind}, which identifies nothing; select CAST({name} AS VARCHAR) AS {name}"
+            ));
         }
     }
     let Shape::Relationship { from, to } = &target.shape else { return Ok(()) };
@@ -160,19 +175,28 @@ pub(crate) fn check(target: &Target) -> Result<(), SinkError> {
         }
         for column in &end.columns {
             if !target.key.contains(column) {
-                return stop(format!("column `{column}` finds the node of `{}` and must be part of the key", end.label));
+                return stop(format!(
+                    "column `{column}` finds the node of `{}` and must be part of the key",
+                    end.label
+                ));
             }
         }
         let stubs = end.stub.iter().map(|(property, _)| property);
         for property in end.properties.iter().chain(stubs) {
             identifier(target, "property", property)?;
             if [STUB, STUB_BY, VERSION].contains(&property.as_str()) {
-                return stop(format!("property `{property}` of `{}` has a name that the sink keeps for itself", end.label));
+                return stop(format!(
+                    "property `{property}` of `{}` has a name that the sink keeps for itself",
+                    end.label
+                ));
             }
         }
         for (property, column) in &end.stub {
             if target.schema.field_with_name(column).is_err() {
-                return stop(format!("column `{column}`, which gives a stub of `{}` its `{property}`, is not selected", end.label));
+                return stop(format!(
+                    "column `{column}`, which gives a stub of `{}` its `{property}`, is not selected",
+                    end.label
+                ));
             }
         }
     }
@@ -187,7 +211,11 @@ fn identifier(target: &Target, what: &str, name: &str) -> Result<(), SinkError> 
     }
     Err(SinkError::stop(
         SINK,
-        format!("target `{}`: the {what} `{}` must be letters, digits and `_`, and not begin with a digit", target.name, name.escape_debug()),
+        format!(
+            "target `{}`: the {what} `{}` must be letters, digits and `_`, and not begin with a digit",
+            target.name,
+            name.escape_debug()
+        ),
     ))
 }
 
@@ -198,14 +226,17 @@ impl NodeKey {
 
     /// `(n:`L` {`p`: row.a0, …})`, with the values of the key in `row` under `letter` and their place.
     fn pattern(&self, variable: char, letter: char) -> String {
-        let pairs: Vec<String> = self.properties.iter().enumerate().map(|(i, property)| format!("`{property}`: row.{letter}{i}")).collect();
+        let pairs: Vec<String> =
+            self.properties.iter().enumerate().map(|(i, property)| format!("`{property}`: row.{letter}{i}")).collect();
         format!("({variable}:`{}` {{{}}})", self.label, pairs.join(", "))
     }
 
     /// What is known of some nodes.
     pub(crate) fn read(&self) -> String {
         let node = self.pattern('n', 'k');
-        format!("UNWIND $rows AS row MATCH {node} RETURN row.i AS i, n.`{STUB}` AS stub, n.`{STUB_BY}` AS by, n.`{VERSION}` AS version")
+        format!(
+            "UNWIND $rows AS row MATCH {node} RETURN row.i AS i, n.`{STUB}` AS stub, n.`{STUB_BY}` AS by, n.`{VERSION}` AS version"
+        )
     }
 
     /// Makes nodes what `row.props` says, and makes those that are missing.
@@ -227,7 +258,11 @@ impl NodeKey {
     pub(crate) fn constraint(&self) -> String {
         let properties: Vec<String> = self.properties.iter().map(|property| format!("n.`{property}`")).collect();
         let name = self.name();
-        format!("CREATE CONSTRAINT `{name}` IF NOT EXISTS FOR (n:`{}`) REQUIRE ({}) IS UNIQUE", self.label, properties.join(", "))
+        format!(
+            "CREATE CONSTRAINT `{name}` IF NOT EXISTS FOR (n:`{}`) REQUIRE ({}) IS UNIQUE",
+            self.label,
+            properties.join(", ")
+        )
     }
 
     /// The name of the label's constraint. The lengths keep a label `a_b` with `c` apart from a label `a` with `b_c`.
@@ -255,7 +290,8 @@ impl Node {
 
     /// The Silver keys of all records.
     pub(crate) fn list(&self) -> String {
-        let keys: Vec<String> = self.target.record_key.iter().enumerate().map(|(i, name)| format!("n.`{name}` AS c{i}")).collect();
+        let keys: Vec<String> =
+            self.target.record_key.iter().enumerate().map(|(i, name)| format!("n.`{name}` AS c{i}")).collect();
         format!("MATCH (n:`{}`) WHERE n.`{STUB}` IS NULL RETURN {}", self.key.label, keys.join(", "))
     }
 }
@@ -277,7 +313,9 @@ impl Relationship {
     fn from_side(&self, side: Side) -> String {
         let kind = &self.target.name;
         match side {
-            Side::From => format!("{}-[r:`{kind}`]->(b:`{}`)", NodeKey::of(&self.from).pattern('a', 'k'), self.to.label),
+            Side::From => {
+                format!("{}-[r:`{kind}`]->(b:`{}`)", NodeKey::of(&self.from).pattern('a', 'k'), self.to.label)
+            }
             Side::To => format!("{}<-[r:`{kind}`]-(a:`{}`)", NodeKey::of(&self.to).pattern('b', 'k'), self.from.label),
         }
     }
@@ -298,7 +336,10 @@ impl Relationship {
     /// The relationships of some nodes of `side`: the row they answer, their id and version, then the columns `indexes`.
     pub(crate) fn read(&self, side: Side, indexes: &[usize]) -> String {
         let columns = self.columns(indexes.iter().copied());
-        format!("UNWIND $rows AS row MATCH {} RETURN row.i AS i, id(r) AS id, r.`{VERSION}` AS version, {columns}", self.from_side(side))
+        format!(
+            "UNWIND $rows AS row MATCH {} RETURN row.i AS i, id(r) AS id, r.`{VERSION}` AS version, {columns}",
+            self.from_side(side)
+        )
     }
 
     /// Deletes the relationships `row.ids` of nodes of the anchor's side.
@@ -309,7 +350,10 @@ impl Relationship {
     /// Makes relationships between nodes that are there.
     pub(crate) fn create(&self) -> String {
         let (from, to) = (NodeKey::of(&self.from).pattern('a', 'a'), NodeKey::of(&self.to).pattern('b', 'b'));
-        format!("UNWIND $rows AS row MATCH {from} MATCH {to} CREATE (a)-[r:`{}`]->(b) SET r = row.props", self.target.name)
+        format!(
+            "UNWIND $rows AS row MATCH {from} MATCH {to} CREATE (a)-[r:`{}`]->(b) SET r = row.props",
+            self.target.name
+        )
     }
 
     /// Makes the relationship `row.id` of a node of the anchor's side what `row.props` says.

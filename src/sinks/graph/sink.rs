@@ -17,7 +17,8 @@ use super::apply::{Context, row};
 use super::client::{Executor, Grafeo, Row};
 use super::config::GraphOptions;
 use super::cypher::{CHECKPOINT, LANE, Layout, NodeKey, SINK, Side, check};
-use super::encode::{Cell, column, key_text, property};
+use super::decode::column;
+use super::encode::{Cell, key_text, property};
 
 /// Opens the graph, alone, and makes its directory when it is missing.
 ///
@@ -29,7 +30,9 @@ pub async fn open(options: GraphOptions) -> Result<GraphSink, SinkError> {
         let engine = Grafeo::open(&options)?;
         Graph::new(Box::new(engine), options.batch_rows)
     });
-    let graph = opened.await.map_err(|cause| SinkError::permanent(SINK, "opening the graph was interrupted").because(cause))??;
+    let graph = opened
+        .await
+        .map_err(|cause| SinkError::permanent(SINK, "opening the graph was interrupted").because(cause))??;
     Ok(GraphSink { graph: Arc::new(Mutex::new(graph)) })
 }
 
@@ -70,7 +73,15 @@ impl Sink for GraphSink {
         let columns = target.schema.fields().iter().map(|field| {
             let found = rows.column_by_name(field.name()).filter(|column| column.data_type() == field.data_type());
             found.cloned().ok_or_else(|| {
-                SinkError::permanent(SINK, format!("target `{}`: the rows lack a column `{}` of {}", target.name, field.name(), field.data_type()))
+                SinkError::permanent(
+                    SINK,
+                    format!(
+                        "target `{}`: the rows lack a column `{}` of {}",
+                        target.name,
+                        field.name(),
+                        field.data_type()
+                    ),
+                )
             })
         });
         batch(&target.schema, columns.collect::<Result<_, _>>()?, rows.num_rows())
@@ -163,7 +174,14 @@ impl Graph {
         let key = NodeKey { label: CHECKPOINT.to_owned(), properties: vec![LANE.to_owned()] };
         engine.write(&key.constraint(), Vec::new())?;
         engine.index(&key.properties)?;
-        Ok(Self { engine, layouts: Vec::new(), batch_rows: batch_rows.max(1), open: false, lost: false, listings: HashMap::new() })
+        Ok(Self {
+            engine,
+            layouts: Vec::new(),
+            batch_rows: batch_rows.max(1),
+            open: false,
+            lost: false,
+            listings: HashMap::new(),
+        })
     }
 
     fn prepare(&mut self, layouts: Vec<Layout>) -> Result<(), SinkError> {
@@ -193,7 +211,10 @@ impl Graph {
             }
             let layout = Layout::of(&write.target)?;
             if !self.layouts.iter().any(|known| known.identity() == layout.identity()) {
-                return Err(SinkError::permanent(SINK, format!("target `{}` is written before it is prepared", write.target.name)));
+                return Err(SinkError::permanent(
+                    SINK,
+                    format!("target `{}` is written before it is prepared", write.target.name),
+                ));
             }
             work.push((layout, write));
             places.push(index);
@@ -229,7 +250,8 @@ impl Graph {
 
     fn flush(&mut self, checkpoints: &[Checkpoint]) -> Result<(), SinkError> {
         if self.lost {
-            let message = "rows accepted earlier were undone when a write failed; read the checkpoints and write them again";
+            let message =
+                "rows accepted earlier were undone when a write failed; read the checkpoints and write them again";
             return Err(SinkError::permanent(SINK, message));
         }
         if !self.open {
@@ -257,22 +279,29 @@ impl Graph {
         let mut rows = Vec::with_capacity(checkpoints.len());
         for checkpoint in checkpoints {
             let lane = checkpoint.lane.name();
-            let text = serde_json::to_string(checkpoint)
-                .map_err(|cause| SinkError::permanent(SINK, format!("the checkpoint of {lane} cannot be written")).because(cause))?;
+            let text = serde_json::to_string(checkpoint).map_err(|cause| {
+                SinkError::permanent(SINK, format!("the checkpoint of {lane} cannot be written")).because(cause)
+            })?;
             let held = stored.get(&lane);
             // The same flush again, after its answer was lost.
             if held == Some(&text) {
                 continue;
             }
-            let revision = held.and_then(|text| serde_json::from_str::<Checkpoint>(text).ok()).map_or(0, |held| held.revision);
+            let revision =
+                held.and_then(|text| serde_json::from_str::<Checkpoint>(text).ok()).map_or(0, |held| held.revision);
             if checkpoint.revision != revision + 1 {
                 let given = checkpoint.revision;
-                let message = format!("the checkpoint of {lane} is at revision {revision}, and {given} was to follow {}; another run has moved it: start again", given.saturating_sub(1));
+                let message = format!(
+                    "the checkpoint of {lane} is at revision {revision}, and {given} was to follow {}; another run has moved it: start again",
+                    given.saturating_sub(1)
+                );
                 return Err(SinkError::stop(SINK, message));
             }
             rows.push(row(rows.len(), 'k', &[Cell::text(&lane)], [("checkpoint", Cell::Text(text.into()))]));
         }
-        let statement = format!("UNWIND $rows AS row MERGE (c:`{CHECKPOINT}` {{`{LANE}`: row.k0}}) SET c.`checkpoint` = row.checkpoint");
+        let statement = format!(
+            "UNWIND $rows AS row MERGE (c:`{CHECKPOINT}` {{`{LANE}`: row.k0}}) SET c.`checkpoint` = row.checkpoint"
+        );
         if rows.is_empty() { Ok(()) } else { self.engine.write(&statement, rows) }
     }
 
@@ -281,7 +310,12 @@ impl Graph {
         let statement = format!("MATCH (c:`{CHECKPOINT}`) RETURN c.`{LANE}` AS lane, c.`checkpoint` AS checkpoint");
         let rows = self.engine.read(&statement, Vec::new())?;
         let text = |cell: &Cell| cell.as_text().unwrap_or_default().to_owned();
-        Ok(rows.iter().filter_map(|row| if let [lane, checkpoint] = row.as_slice() { Some((text(lane), text(checkpoint))) } else { None }).collect())
+        Ok(rows
+            .iter()
+            .filter_map(|row| {
+                if let [lane, checkpoint] = row.as_slice() { Some((text(lane), text(checkpoint))) } else { None }
+            })
+            .collect())
     }
 
     fn held(&mut self, layout: &Layout, keys: &RecordBatch) -> Result<RecordBatch, SinkError> {
@@ -297,26 +331,42 @@ impl Graph {
         // The columns that the engine finds rows by, and the statement for them; the others are compared here.
         let (by, statement): (Vec<&str>, String) = match layout {
             Layout::Node(node) => {
-                let by: Vec<String> = node.key.properties.iter().filter(|name| names.contains(&name.as_str())).cloned().collect();
+                let by: Vec<String> =
+                    node.key.properties.iter().filter(|name| names.contains(&name.as_str())).cloned().collect();
                 let statement = node.held(&by);
-                (names.iter().copied().filter(|name| by.iter().any(|by| by == name)).collect::<BTreeSet<_>>().into_iter().collect(), statement)
+                (
+                    names
+                        .iter()
+                        .copied()
+                        .filter(|name| by.iter().any(|by| by == name))
+                        .collect::<BTreeSet<_>>()
+                        .into_iter()
+                        .collect(),
+                    statement,
+                )
             }
             Layout::Relationship(relationship) => {
                 let other = if relationship.anchor == Side::From { Side::To } else { Side::From };
-                let found = |side: &Side| relationship.end(*side).columns.iter().all(|column| names.contains(&column.as_str()));
+                let found =
+                    |side: &Side| relationship.end(*side).columns.iter().all(|column| names.contains(&column.as_str()));
                 let side = [relationship.anchor, other].into_iter().find(found);
-                let by = side.map_or(Vec::new(), |side| relationship.end(side).columns.iter().map(String::as_str).collect());
+                let by =
+                    side.map_or(Vec::new(), |side| relationship.end(side).columns.iter().map(String::as_str).collect());
                 (by, relationship.held(side))
             }
         };
         let mut wanted = BTreeSet::new();
         let mut questions = BTreeMap::new();
         for index in 0..keys.num_rows() {
-            let cells: Result<Vec<Cell>, String> = keys.columns().iter().map(|column| property(column.as_ref(), index)).collect();
+            let cells: Result<Vec<Cell>, String> =
+                keys.columns().iter().map(|column| property(column.as_ref(), index)).collect();
             // A value that the graph cannot hold is not in it.
             let Ok(cells) = cells else { continue };
-            let question: Vec<Cell> =
-                by.iter().filter_map(|name| names.iter().position(|other| other == name)).map(|place| cells[place].clone()).collect();
+            let question: Vec<Cell> = by
+                .iter()
+                .filter_map(|name| names.iter().position(|other| other == name))
+                .map(|place| cells[place].clone())
+                .collect();
             wanted.insert(key_text(&cells));
             questions.entry(key_text(&question)).or_insert_with(|| row(0, 'k', &question, []));
         }
@@ -331,7 +381,11 @@ impl Graph {
         }
         for some in chunks {
             let answers = self.engine.read(&statement, some.to_vec())?;
-            rows.extend(answers.into_iter().filter(|cells| wanted.contains(&key_text(places.iter().map(|&place| &cells[place])))));
+            rows.extend(
+                answers
+                    .into_iter()
+                    .filter(|cells| wanted.contains(&key_text(places.iter().map(|&place| &cells[place])))),
+            );
         }
         decode(target, &target.schema, rows)
     }
@@ -348,8 +402,10 @@ impl Graph {
                     Layout::Relationship(relationship) => relationship.list(),
                 };
                 let rows = self.engine.read(&statement, Vec::new())?.into_iter();
-                let mut rest: Vec<(String, Row)> =
-                    rows.map(|row| (key_text(&row), row)).filter(|(text, _)| after.is_none_or(|after| text.as_str() > after)).collect();
+                let mut rest: Vec<(String, Row)> = rows
+                    .map(|row| (key_text(&row), row))
+                    .filter(|(text, _)| after.is_none_or(|after| text.as_str() > after))
+                    .collect();
                 rest.sort_unstable_by(|(one, _), (other, _)| other.cmp(one));
                 rest.dedup_by(|(one, _), (other, _)| one == other);
                 rest
@@ -360,9 +416,13 @@ impl Graph {
         if let Some(next) = &next {
             self.listings.insert(name, Listing { next: next.clone(), rest });
         }
-        let fields: Result<Vec<_>, _> = target.record_key.iter().map(|name| target.schema.field_with_name(name).cloned()).collect();
-        let fields = fields.map_err(|cause| SinkError::permanent(SINK, format!("target `{}` lacks a Silver key column", target.name)).because(cause))?;
-        let keys = decode(target, &Arc::new(Schema::new(fields)), page.into_iter().rev().map(|(_, row)| row).collect())?;
+        let fields: Result<Vec<_>, _> =
+            target.record_key.iter().map(|name| target.schema.field_with_name(name).cloned()).collect();
+        let fields = fields.map_err(|cause| {
+            SinkError::permanent(SINK, format!("target `{}` lacks a Silver key column", target.name)).because(cause)
+        })?;
+        let keys =
+            decode(target, &Arc::new(Schema::new(fields)), page.into_iter().rev().map(|(_, row)| row).collect())?;
         Ok(Page { keys, next })
     }
 }
@@ -371,10 +431,15 @@ impl Graph {
 fn label_keys(layouts: &[Layout]) -> Result<Vec<NodeKey>, SinkError> {
     let mut labels: BTreeMap<String, (NodeKey, Vec<DataType>, String)> = BTreeMap::new();
     let mut add = |target: &Target, key: NodeKey, columns: &[&String]| {
-        let types: Vec<DataType> =
-            columns.iter().filter_map(|name| target.schema.field_with_name(name).ok()).map(|field| field.data_type().clone()).collect();
-        let (known, kinds, by) = labels.entry(key.label.clone()).or_insert_with(|| (key.clone(), types.clone(), target.name.clone()));
-        if *known == key && *kinds == types {
+        let types: Vec<DataType> = columns
+            .iter()
+            .filter_map(|name| target.schema.field_with_name(name).ok())
+            .map(|field| field.data_type().clone())
+            .collect();
+        let (known, kinds, by) =
+            labels.entry(key.label.clone()).or_insert_with(|| (key.clone(), types.clone(), target.name.clone()));
+        let alike = kinds.len() == types.len() && kinds.iter().zip(&types).all(|(one, other)| alike(one, other));
+        if *known == key && alike {
             return Ok(());
         }
         let show = |key: &NodeKey, types: &[DataType]| {
@@ -402,6 +467,12 @@ fn label_keys(layouts: &[Layout]) -> Result<Vec<NodeKey>, SinkError> {
     Ok(labels.into_values().map(|(key, _, _)| key).collect())
 }
 
+/// Whether values of both types are one value in the graph when they are equal: integers of any width are.
+fn alike(one: &DataType, other: &DataType) -> bool {
+    let texts = [DataType::Utf8, DataType::LargeUtf8];
+    one == other || (one.is_integer() && other.is_integer()) || (texts.contains(one) && texts.contains(other))
+}
+
 /// Rows of cells as a batch.
 fn decode(target: &Target, schema: &SchemaRef, rows: Vec<Row>) -> Result<RecordBatch, SinkError> {
     let count = rows.len();
@@ -412,12 +483,16 @@ fn decode(target: &Target, schema: &SchemaRef, rows: Vec<Row>) -> Result<RecordB
         }
     }
     let arrays = schema.fields().iter().zip(columns).map(|(field, cells)| {
-        column(field, cells).map_err(|message| SinkError::permanent(SINK, format!("target `{}`: {message}", target.name)))
+        column(field, cells)
+            .map_err(|message| SinkError::permanent(SINK, format!("target `{}`: {message}", target.name)))
     });
     batch(schema, arrays.collect::<Result<_, _>>()?, count)
 }
 
 fn batch(schema: &SchemaRef, columns: Vec<ArrayRef>, rows: usize) -> Result<RecordBatch, SinkError> {
     RecordBatch::try_new_with_options(schema.clone(), columns, &RecordBatchOptions::new().with_row_count(Some(rows)))
-        .map_err(|cause| SinkError::permanent(SINK, "the graph's rows do not fit the target; something else has written to it").because(cause))
+        .map_err(|cause| {
+            SinkError::permanent(SINK, "the graph's rows do not fit the target; something else has written to it")
+                .because(cause)
+        })
 }

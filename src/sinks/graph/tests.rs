@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use arrow::array::*;
 use arrow::buffer::{NullBuffer, OffsetBuffer};
-use arrow::datatypes::{DataType, Field, Fields, Float64Type, Int32Type, Int64Type, Schema, TimeUnit, i256};
+use arrow::datatypes::{DataType, Field, Fields, Int64Type, Schema, TimeUnit, i256};
 use proptest::prelude::*;
 use serde_json::{Map, Value as Json, json};
 
@@ -15,7 +15,8 @@ use crate::mapping::target::{End, Shape, SinkKind, Target};
 use crate::sinks::{Checkpoint, Class, LaneId, Query, Refused, Sink, SinkError, Write};
 
 fn target(name: &str, shape: Shape, columns: &[(&str, DataType)], key: &[&str], record_key: &[&str]) -> Arc<Target> {
-    let fields: Vec<Field> = columns.iter().map(|(name, kind)| Field::new(*name, kind.clone(), !key.contains(name))).collect();
+    let fields: Vec<Field> =
+        columns.iter().map(|(name, kind)| Field::new(*name, kind.clone(), !key.contains(name))).collect();
     Arc::new(Target {
         table: "table".to_owned(),
         name: name.to_owned(),
@@ -51,12 +52,30 @@ impl Catalogue {
         let (int, text) = (DataType::Int64, DataType::Utf8);
         let movie = || end("Movie", "movie_id", &[], true);
         Self {
-            movie: target("Movie", Shape::Node, &[("movie_id", int.clone()), ("title", text.clone())], &["movie_id"], &["movie_id"]),
-            person: target("Person", Shape::Node, &[("person_id", int.clone()), ("name", text.clone()), ("born", int.clone())], &["person_id"], &["person_id"]),
+            movie: target(
+                "Movie",
+                Shape::Node,
+                &[("movie_id", int.clone()), ("title", text.clone())],
+                &["movie_id"],
+                &["movie_id"],
+            ),
+            person: target(
+                "Person",
+                Shape::Node,
+                &[("person_id", int.clone()), ("name", text.clone()), ("born", int.clone())],
+                &["person_id"],
+                &["person_id"],
+            ),
             acted: target(
                 "ACTED_IN",
                 Shape::Relationship { from: end("Person", "person_id", &[("name", "name")], true), to: movie() },
-                &[("movie_id", int.clone()), ("person_id", int.clone()), ("credit_id", text.clone()), ("name", text.clone()), ("order", int.clone())],
+                &[
+                    ("movie_id", int.clone()),
+                    ("person_id", int.clone()),
+                    ("credit_id", text.clone()),
+                    ("name", text.clone()),
+                    ("order", int.clone()),
+                ],
                 &["movie_id", "person_id", "credit_id"],
                 &["movie_id"],
             ),
@@ -69,7 +88,10 @@ impl Catalogue {
             ),
             series_genre: target(
                 "HAS_GENRE",
-                Shape::Relationship { from: end("Series", "series_id", &[], false), to: end("Genre", "genre_id", &[("name", "genre_name")], false) },
+                Shape::Relationship {
+                    from: end("Series", "series_id", &[], false),
+                    to: end("Genre", "genre_id", &[("name", "genre_name")], false),
+                },
                 &[("series_id", int.clone()), ("genre_id", int), ("genre_name", text)],
                 &["series_id", "genre_id"],
                 &["series_id"],
@@ -100,7 +122,12 @@ fn rows(target: &Target, names: &[String], rows: &[Vec<Json>]) -> RecordBatch {
 
 fn change(target: &Arc<Target>, version: u64, upserts: &[Vec<Json>], deletes: &[Vec<Json>]) -> Write {
     let names: Vec<String> = target.schema.fields().iter().map(|field| field.name().clone()).collect();
-    Write { target: target.clone(), version, upserts: rows(target, &names, upserts), deletes: rows(target, &target.key, deletes) }
+    Write {
+        target: target.clone(),
+        version,
+        upserts: rows(target, &names, upserts),
+        deletes: rows(target, &target.key, deletes),
+    }
 }
 
 fn put(target: &Arc<Target>, row: Json) -> Write {
@@ -129,7 +156,10 @@ async fn contents(sink: &GraphSink) -> Vec<String> {
             lines.push(format!("{} {}", row["labels"], plain(&row["p"])));
         }
     }
-    for row in ask(sink, "MATCH (a)-[r]->(b) RETURN properties(a) AS a, type(r) AS t, properties(r) AS r, properties(b) AS b").await {
+    for row in
+        ask(sink, "MATCH (a)-[r]->(b) RETURN properties(a) AS a, type(r) AS t, properties(r) AS r, properties(b) AS b")
+            .await
+    {
         let ends = [&row["a"], &row["b"]].map(|p| ids(p));
         lines.push(format!("({})-{} {}->({})", ends[0], row["t"], plain(&row["r"]), ends[1]));
     }
@@ -138,12 +168,18 @@ async fn contents(sink: &GraphSink) -> Vec<String> {
 }
 
 fn plain(properties: &Json) -> String {
-    let kept: BTreeMap<_, _> = properties.as_object().unwrap().iter().filter(|(name, _)| !["_stub_by", "_version"].contains(&name.as_str())).collect();
+    let kept: BTreeMap<_, _> = properties
+        .as_object()
+        .unwrap()
+        .iter()
+        .filter(|(name, _)| !["_stub_by", "_version"].contains(&name.as_str()))
+        .collect();
     json!(kept).to_string()
 }
 
 fn ids(properties: &Json) -> String {
-    let kept: BTreeMap<_, _> = properties.as_object().unwrap().iter().filter(|(name, _)| name.ends_with("_id")).collect();
+    let kept: BTreeMap<_, _> =
+        properties.as_object().unwrap().iter().filter(|(name, _)| name.ends_with("_id")).collect();
     json!(kept).to_string()
 }
 
@@ -168,7 +204,10 @@ async fn a_credit_can_arrive_before_and_stay_after_its_person() {
     );
     write(&sink, &[put(&c.person, json!([7, "Fay Wray", null])), put(&c.movie, json!([1, "King Kong"]))]).await;
     let lines = contents(&sink).await;
-    assert_eq!(lines[1..], [r#"["Movie"] {"movie_id":1,"title":"King Kong"}"#, r#"["Person"] {"name":"Fay Wray","person_id":7}"#]);
+    assert_eq!(
+        lines[1..],
+        [r#"["Movie"] {"movie_id":1,"title":"King Kong"}"#, r#"["Person"] {"name":"Fay Wray","person_id":7}"#]
+    );
     write(&sink, &[drop_row(&c.person, json!([7]))]).await;
     assert_eq!(contents(&sink).await[2], stub, "the name comes back from the relationship");
     write(&sink, &[drop_row(&c.acted, json!([1, 7, "c1"])), drop_row(&c.movie, json!([1]))]).await;
@@ -181,7 +220,16 @@ async fn the_least_key_names_a_stub_until_it_goes() {
     let sink = memory(&c).await;
     let name = async || ask(&sink, "MATCH (g:Genre) RETURN g.name AS name").await[0]["name"].clone();
     // 10 comes before 9 among texts, and after it among numbers.
-    write(&sink, &[change(&c.genre, 1, &[vec![json!(10), json!(1), json!("ten")], vec![json!(9), json!(1), json!("nine")]], &[])]).await;
+    write(
+        &sink,
+        &[change(
+            &c.genre,
+            1,
+            &[vec![json!(10), json!(1), json!("ten")], vec![json!(9), json!(1), json!("nine")]],
+            &[],
+        )],
+    )
+    .await;
     assert_eq!(name().await, "nine");
     write(&sink, &[put(&c.series_genre, json!([9, 1, "series nine"])), put(&c.genre, json!([-4, 1, null]))]).await;
     assert_eq!(name().await, "nine", "of one key the label decides, and nothing is no name");
@@ -204,7 +252,14 @@ async fn an_older_write_loses_and_a_null_removes() {
     write(&sink, &[change(&c.movie, 5, &[row(json!("five"))], &[]), change(&c.acted, 5, &[credit(5)], &[])]).await;
     let before = contents(&sink).await;
     write(&sink, &[change(&c.movie, 4, &[row(json!("four"))], &[]), change(&c.acted, 4, &[credit(4)], &[])]).await;
-    write(&sink, &[change(&c.movie, 4, &[], &[vec![json!(1)]]), change(&c.acted, 4, &[], &[vec![json!(1), json!(7), json!("c")]])]).await;
+    write(
+        &sink,
+        &[
+            change(&c.movie, 4, &[], &[vec![json!(1)]]),
+            change(&c.acted, 4, &[], &[vec![json!(1), json!(7), json!("c")]]),
+        ],
+    )
+    .await;
     assert_eq!(contents(&sink).await, before);
     write(&sink, &[change(&c.movie, 6, &[row(Json::Null)], &[]), change(&c.acted, 6, &[credit(6)], &[])]).await;
     let lines = contents(&sink).await;
@@ -218,14 +273,23 @@ async fn a_row_is_refused_alone() {
     let target = target("Thing", Shape::Node, &kinds, &["id"], &["id"]);
     let sink = open(GraphOptions::in_memory()).await.unwrap();
     sink.prepare(std::slice::from_ref(&target), &[]).await.unwrap();
-    let columns: Vec<ArrayRef> = vec![Arc::new(Int64Array::from(vec![1, 2])), Arc::new(UInt64Array::from(vec![u64::MAX, 7]))];
+    let columns: Vec<ArrayRef> =
+        vec![Arc::new(Int64Array::from(vec![1, 2])), Arc::new(UInt64Array::from(vec![u64::MAX, 7]))];
     let upserts = RecordBatch::try_new(target.schema.clone(), columns).unwrap();
-    let empty = Write { deletes: RecordBatch::new_empty(Arc::new(Schema::empty())), upserts: RecordBatch::new_empty(target.schema.clone()), target: target.clone(), version: 1 };
+    let empty = Write {
+        deletes: RecordBatch::new_empty(Arc::new(Schema::empty())),
+        upserts: RecordBatch::new_empty(target.schema.clone()),
+        target: target.clone(),
+        version: 1,
+    };
     let refused = sink.write(&[empty.clone(), Write { upserts, ..empty }]).await.unwrap();
     assert_eq!((refused.len(), refused[0].write, refused[0].row), (1, 1, 0));
     assert!(refused[0].message.contains("column `n`: 18446744073709551615"), "{}", refused[0].message);
     sink.flush(&[]).await.unwrap();
-    assert_eq!(ask(&sink, "MATCH (n:Thing) RETURN n.id AS id, n.n AS n").await, [json!({"id": 2, "n": 7}).as_object().unwrap().clone()]);
+    assert_eq!(
+        ask(&sink, "MATCH (n:Thing) RETURN n.id AS id, n.n AS n").await,
+        [json!({"id": 2, "n": 7}).as_object().unwrap().clone()]
+    );
 }
 
 fn checkpoint(revision: u64) -> Checkpoint {
@@ -273,7 +337,12 @@ async fn a_failed_write_undoes_the_transaction_and_leaves_the_sink_usable() {
     let before = contents(&sink).await;
     sink.write(&[
         change(&c.person, 2, &[vec![json!(8), json!("Bruce"), json!(null)]], &[vec![json!(7)]]),
-        change(&c.acted, 2, &[vec![json!(2), json!(8), json!("c2"), json!("B"), json!(1)]], &[vec![json!(1), json!(7), json!("c1")]]),
+        change(
+            &c.acted,
+            2,
+            &[vec![json!(2), json!(8), json!("c2"), json!("B"), json!(1)]],
+            &[vec![json!(1), json!(7), json!("c1")]],
+        ),
     ])
     .await
     .unwrap();
@@ -311,7 +380,11 @@ async fn rows_are_found_by_any_columns_and_listed_in_order() {
         assert_eq!(found.num_rows(), count, "{names:?}");
         assert_eq!(found.schema(), c.acted.schema);
     }
-    assert_eq!(find(&c.movie, &["movie_id"], &[vec![json!(1)], vec![json!(3)]]).await.num_rows(), 1, "a stub is no record");
+    assert_eq!(
+        find(&c.movie, &["movie_id"], &[vec![json!(1)], vec![json!(3)]]).await.num_rows(),
+        1,
+        "a stub is no record"
+    );
     for limit in [1, 2, 3, 100] {
         let mut keys = Vec::new();
         let mut after = None;
@@ -339,7 +412,24 @@ async fn hostile_values_are_only_ever_values() {
     let c = Catalogue::new();
     let sink = memory(&c).await;
     let long = "x".repeat(1_000_000);
-    let names = ["", "'", "\"}) DETACH DELETE n //", "`", "\\", "$rows", "a\0b", "a\0", "\u{202e}עברית", "🎬", "1", "1.0", "01", "1e0", "null", &long];
+    let names = [
+        "",
+        "'",
+        "\"}) DETACH DELETE n //",
+        "`",
+        "\\",
+        "$rows",
+        "a\0b",
+        "a\0",
+        "\u{202e}עברית",
+        "🎬",
+        "1",
+        "1.0",
+        "01",
+        "1e0",
+        "null",
+        &long,
+    ];
     let credits: Vec<Vec<Json>> =
         names.iter().map(|name| vec![json!(i64::MIN), json!(i64::MAX), json!(name), json!(name), json!(0)]).collect();
     write(&sink, &[change(&c.acted, 1, &credits, &[])]).await;
@@ -356,12 +446,18 @@ async fn hostile_values_are_only_ever_values() {
     let by_number = target("Number", Shape::Node, &[("number", DataType::Int64)], &["number"], &["number"]);
     sink.prepare(&[by_text.clone(), by_number.clone()], &[]).await.unwrap();
     let tags: Vec<Vec<Json>> = names.iter().map(|name| vec![json!(name)]).collect();
-    let big: Vec<Vec<Json>> = [i64::MIN, -1, 0, 9_007_199_254_740_992, 9_007_199_254_740_993, i64::MAX - 1, i64::MAX].map(|n| vec![json!(n)]).to_vec();
+    let big: Vec<Vec<Json>> = [i64::MIN, -1, 0, 9_007_199_254_740_992, 9_007_199_254_740_993, i64::MAX - 1, i64::MAX]
+        .map(|n| vec![json!(n)])
+        .to_vec();
     write(&sink, &[change(&by_text, 1, &tags, &[]), change(&by_number, 1, &big, &[])]).await;
     write(&sink, &[change(&by_text, 2, &tags, &[]), change(&by_number, 2, &big, &[])]).await;
     for (target, all) in [(&by_text, tags), (&by_number, big)] {
         for key in &all {
-            assert_eq!(sink.held(target, &rows(target, &target.key, std::slice::from_ref(key))).await.unwrap().num_rows(), 1, "{key:?}");
+            assert_eq!(
+                sink.held(target, &rows(target, &target.key, std::slice::from_ref(key))).await.unwrap().num_rows(),
+                1,
+                "{key:?}"
+            );
         }
         for key in all {
             write(&sink, &[change(target, 3, &[], &[key])]).await;
@@ -373,7 +469,9 @@ async fn hostile_values_are_only_ever_values() {
 #[tokio::test]
 async fn what_the_graph_cannot_hold_is_refused_before_anything_is_written() {
     let sink = open(GraphOptions::in_memory()).await.unwrap();
-    let node = |name: &str, column: &str, kind: DataType| target(name, Shape::Node, &[("id", DataType::Int64), (column, kind)], &["id"], &["id"]);
+    let node = |name: &str, column: &str, kind: DataType| {
+        target(name, Shape::Node, &[("id", DataType::Int64), (column, kind)], &["id"], &["id"])
+    };
     let list = DataType::List(Arc::new(Field::new_list_field(DataType::Timestamp(TimeUnit::Nanosecond, None), true)));
     for (target, expected) in [
         (node("Bad name", "x", DataType::Int64), "`Bad name`"),
@@ -394,9 +492,14 @@ async fn what_the_graph_cannot_hold_is_refused_before_anything_is_written() {
     }
     let c = Catalogue::new();
     let wrong = target("Genre", Shape::Node, &[("genre_id", DataType::Utf8)], &["genre_id"], &["genre_id"]);
+    let narrow = target("Genre", Shape::Node, &[("genre_id", DataType::Int16)], &["genre_id"], &["genre_id"]);
+    sink.prepare(&[c.genre.clone(), narrow], &[]).await.unwrap();
     let error = sink.prepare(&[c.genre.clone(), wrong], &[]).await.unwrap_err();
     assert!(error.message.contains("genre_id Int64") && error.message.contains("genre_id Utf8"), "{}", error.message);
-    let error = sink.query(&Query::Nearest { collection: "c".into(), vector: vec![], conditions: vec![], top: 1 }).await.unwrap_err();
+    let error = sink
+        .query(&Query::Nearest { collection: "c".into(), vector: vec![], conditions: vec![], top: 1 })
+        .await
+        .unwrap_err();
     assert_eq!(error.class, Class::Permanent);
     assert!(sink.query(&Query::Text("CREATE (n:Movie)".into())).await.is_err(), "a question changes nothing");
     assert!(sink.query(&Query::Text("MATCH (".into())).await.is_err());
@@ -410,7 +513,11 @@ fn every_type() -> Vec<ArrayRef> {
         Arc::new(ListArray::new(item, offsets, items, Some(NullBuffer::from(valid))))
     }
     let structs = |names: &[&str], columns: Vec<ArrayRef>, valid: Vec<bool>| -> ArrayRef {
-        let fields: Fields = names.iter().zip(&columns).map(|(name, column)| Field::new(*name, column.data_type().clone(), true)).collect();
+        let fields: Fields = names
+            .iter()
+            .zip(&columns)
+            .map(|(name, column)| Field::new(*name, column.data_type().clone(), true))
+            .collect();
         Arc::new(StructArray::new(fields, columns, Some(NullBuffer::from(valid))))
     };
     let map = |keys: ArrayRef, values: ArrayRef, lengths: &[usize], valid: Vec<bool>| -> ArrayRef {
@@ -420,14 +527,26 @@ fn every_type() -> Vec<ArrayRef> {
         ]);
         let entries = StructArray::new(fields.clone(), vec![keys, values], None);
         let entry = Arc::new(Field::new("key_value", DataType::Struct(fields), false));
-        Arc::new(MapArray::new(entry, OffsetBuffer::from_lengths(lengths.iter().copied()), entries, Some(NullBuffer::from(valid)), false))
+        Arc::new(MapArray::new(
+            entry,
+            OffsetBuffer::from_lengths(lengths.iter().copied()),
+            entries,
+            Some(NullBuffer::from(valid)),
+            false,
+        ))
     };
     let texts: ArrayRef = Arc::new(StringArray::from(vec![Some("a\0\"'`\\"), None, Some(""), Some("🎬")]));
-    let floats: ArrayRef = Arc::new(Float64Array::from(vec![Some(f64::NAN), Some(-0.0), Some(f64::NEG_INFINITY), Some(1.0)]));
+    let floats: ArrayRef =
+        Arc::new(Float64Array::from(vec![Some(f64::NAN), Some(-0.0), Some(f64::NEG_INFINITY), Some(1.0)]));
     let dates: ArrayRef = Arc::new(Date32Array::from(vec![Some(i32::MIN), Some(-20_051), None, Some(i32::MAX)]));
     let micros = vec![Some(i64::MIN), Some(-1), None, Some(i64::MAX)];
     let moments: ArrayRef = Arc::new(TimestampMicrosecondArray::from(micros.clone()).with_timezone("UTC"));
-    let decimals = Decimal128Array::from(vec![Some(-1), Some(99_999_999_999_999_999_999_999_999_999_999_999_999), None, Some(100)]);
+    let decimals = Decimal128Array::from(vec![
+        Some(-1),
+        Some(99_999_999_999_999_999_999_999_999_999_999_999_999),
+        None,
+        Some(100),
+    ]);
     let decimals: ArrayRef = Arc::new(decimals.with_precision_and_scale(38, 2).unwrap());
     let binaries: ArrayRef = Arc::new(BinaryArray::from_opt_vec(vec![Some(&[0, 255]), None, Some(&[]), Some(b"x")]));
     let ints: ArrayRef = Arc::new(Int32Array::from(vec![Some(i32::MIN), Some(0), None, Some(i32::MAX)]));
@@ -453,9 +572,15 @@ fn every_type() -> Vec<ArrayRef> {
         Arc::new(TimestampMicrosecondArray::from(micros)),
         moments.clone(),
         Arc::new(TimestampMillisecondArray::from(vec![Some(-1), Some(0), None, Some(9_000_000_000_000_000)])),
-        Arc::new(TimestampSecondArray::from(vec![Some(-1), Some(0), None, Some(9_000_000_000_000)]).with_timezone("+02:00")),
+        Arc::new(
+            TimestampSecondArray::from(vec![Some(-1), Some(0), None, Some(9_000_000_000_000)]).with_timezone("+02:00"),
+        ),
         decimals.clone(),
-        Arc::new(Decimal256Array::from(vec![Some(i256::from_i128(-5)), None, Some(i256::ZERO), Some(i256::from_i128(7))]).with_precision_and_scale(60, 5).unwrap()),
+        Arc::new(
+            Decimal256Array::from(vec![Some(i256::from_i128(-5)), None, Some(i256::ZERO), Some(i256::from_i128(7))])
+                .with_precision_and_scale(60, 5)
+                .unwrap(),
+        ),
         Arc::new(NullArray::new(4)),
     ];
     // Lists: empty, of one, null, with the rest.
@@ -463,7 +588,11 @@ fn every_type() -> Vec<ArrayRef> {
         columns.push(list(items.data_type().clone(), &[0, 1, 0, 3], vec![true, true, false, true], items.clone()));
         columns.push(list(items.data_type().clone(), &[1, 1, 1, 1], vec![true; 4], items.clone()));
     }
-    let pair = structs(&["text", "float", "date", "moment", "decimal", "bytes"], vec![texts.clone(), floats, dates, moments, decimals, binaries], vec![true, true, false, true]);
+    let pair = structs(
+        &["text", "float", "date", "moment", "decimal", "bytes"],
+        vec![texts.clone(), floats, dates, moments, decimals, binaries],
+        vec![true, true, false, true],
+    );
     let pairs = list(pair.data_type().clone(), &[0, 1, 0, 3], vec![true, true, false, true], pair.clone());
     let nested = list(ints.data_type().clone(), &[2, 0, 1, 1], vec![true, true, false, true], ints.clone());
     columns.push(structs(&["list", "flag"], vec![pairs.clone(), flags], vec![true, false, true, true]));
@@ -471,7 +600,12 @@ fn every_type() -> Vec<ArrayRef> {
     columns.extend([pair, pairs]);
     let keys: ArrayRef = Arc::new(StringArray::from(vec!["b", "a", "", "b"]));
     columns.push(map(keys, texts, &[0, 3, 0, 1], vec![true, true, false, true]));
-    columns.push(map(Arc::new(Int64Array::from(vec![3, -1, 0, 3])), ints, &[2, 1, 0, 1], vec![true, true, false, true]));
+    columns.push(map(
+        Arc::new(Int64Array::from(vec![3, -1, 0, 3])),
+        ints,
+        &[2, 1, 0, 1],
+        vec![true, true, false, true],
+    ));
     columns
 }
 
@@ -480,7 +614,9 @@ async fn every_type_comes_back_as_it_went() {
     let directory = tempfile::tempdir().unwrap();
     let columns = every_type();
     let mut fields = vec![Field::new("id", DataType::Int64, false)];
-    fields.extend(columns.iter().enumerate().map(|(i, column)| Field::new(format!("c{i}"), column.data_type().clone(), true)));
+    fields.extend(
+        columns.iter().enumerate().map(|(i, column)| Field::new(format!("c{i}"), column.data_type().clone(), true)),
+    );
     let ids: ArrayRef = Arc::new(Int64Array::from(vec![0, 1, 2, 3]));
     let rows = RecordBatch::try_new(Arc::new(Schema::new(fields.clone())), [vec![ids], columns].concat()).unwrap();
     let mut node = (*target("Thing", Shape::Node, &[("id", DataType::Int64)], &["id"], &["id"])).clone();
@@ -490,14 +626,18 @@ async fn every_type_comes_back_as_it_went() {
     let keys = rows.project(&[0]).unwrap();
     for generation in 0..3 {
         // Once from memory, once from the replayed log, once from the file.
-        let options = GraphOptions { log_bytes_max: if generation == 1 { 0 } else { u64::MAX }, ..GraphOptions::at(directory.path()) };
+        let options = GraphOptions {
+            log_bytes_max: if generation == 1 { 0 } else { u64::MAX },
+            ..GraphOptions::at(directory.path())
+        };
         let sink = open(options).await.unwrap();
         for target in [&node, &relationship] {
             sink.check(target).unwrap();
             let target = Arc::new(target.clone());
             sink.prepare(std::slice::from_ref(&target), &[]).await.unwrap();
             if generation == 0 {
-                let write = Write { target: target.clone(), version: 1, upserts: rows.clone(), deletes: keys.slice(0, 0) };
+                let write =
+                    Write { target: target.clone(), version: 1, upserts: rows.clone(), deletes: keys.slice(0, 0) };
                 assert_eq!(sink.write(&[write]).await.unwrap(), []);
                 sink.flush(&[]).await.unwrap();
             }
@@ -506,7 +646,13 @@ async fn every_type_comes_back_as_it_went() {
             let held = arrow::compute::take_record_batch(&held, &order).unwrap();
             let image = sink.image(&target, &rows).unwrap();
             for (i, field) in fields.iter().enumerate() {
-                assert_eq!(held.column(i).to_data(), image.column(i).to_data(), "{} of {} in generation {generation}", target.name, field.data_type());
+                assert_eq!(
+                    held.column(i).to_data(),
+                    image.column(i).to_data(),
+                    "{} of {} in generation {generation}",
+                    target.name,
+                    field.data_type()
+                );
             }
             assert_eq!(held.schema(), image.schema());
         }
@@ -552,7 +698,13 @@ async fn every_type_of_key_finds_its_row() {
 #[tokio::test]
 async fn a_label_of_two_keys_is_one_node_for_each_pair() {
     let (int, text) = (DataType::Int64, DataType::Utf8);
-    let season = target("Season", Shape::Node, &[("series", int.clone()), ("number", int.clone()), ("name", text.clone())], &["series", "number"], &["series", "number"]);
+    let season = target(
+        "Season",
+        Shape::Node,
+        &[("series", int.clone()), ("number", int.clone()), ("name", text.clone())],
+        &["series", "number"],
+        &["series", "number"],
+    );
     let two = |columns: [&str; 2], properties: [&str; 2]| End {
         columns: columns.map(str::to_owned).to_vec(),
         properties: properties.map(str::to_owned).to_vec(),
@@ -560,7 +712,10 @@ async fn a_label_of_two_keys_is_one_node_for_each_pair() {
     };
     let after = target(
         "FOLLOWS",
-        Shape::Relationship { from: two(["series", "number"], ["series", "number"]), to: two(["before", "series"], ["number", "series"]) },
+        Shape::Relationship {
+            from: two(["series", "number"], ["series", "number"]),
+            to: two(["before", "series"], ["number", "series"]),
+        },
         &[("series", int.clone()), ("number", int.clone()), ("before", int), ("note", text)],
         &["series", "number", "before"],
         &["series", "number"],
@@ -568,13 +723,21 @@ async fn a_label_of_two_keys_is_one_node_for_each_pair() {
     let sink = open(GraphOptions::in_memory()).await.unwrap();
     sink.prepare(&[season.clone(), after.clone()], &[]).await.unwrap();
     let seasons: Vec<Vec<Json>> = (0..6).map(|i| vec![json!(i / 3), json!(i % 3), json!(format!("s{i}"))]).collect();
-    let follows: Vec<Vec<Json>> = (0..6).map(|i| vec![json!(i / 3), json!(i % 3), json!(i % 3 - 1), json!(null)]).collect();
+    let follows: Vec<Vec<Json>> =
+        (0..6).map(|i| vec![json!(i / 3), json!(i % 3), json!(i % 3 - 1), json!(null)]).collect();
     write(&sink, &[change(&after, 1, &follows, &[]), change(&season, 1, &seasons, &[])]).await;
     assert_eq!(ask(&sink, "MATCH (s:Season) WHERE s._stub IS NULL RETURN count(s) AS n").await[0]["n"], 6);
     assert_eq!(ask(&sink, "MATCH (s:Season) RETURN count(s) AS n").await[0]["n"], 8);
     let key = rows(&after, &["series".to_owned(), "number".to_owned()], &[vec![json!(1), json!(2)]]);
     let held = sink.held(&after, &key).await.unwrap();
-    assert_eq!(held, rows(&after, &["series".into(), "number".into(), "before".into(), "note".into()], &[vec![json!(1), json!(2), json!(1), json!(null)]]));
+    assert_eq!(
+        held,
+        rows(
+            &after,
+            &["series".into(), "number".into(), "before".into(), "note".into()],
+            &[vec![json!(1), json!(2), json!(1), json!(null)]]
+        )
+    );
     write(&sink, &[change(&after, 2, &[], &follows.iter().map(|row| row[..3].to_vec()).collect::<Vec<_>>())]).await;
     assert_eq!(contents(&sink).await.len(), 6);
 }
@@ -605,7 +768,12 @@ struct Batch {
 fn batches() -> impl Strategy<Value = Vec<Batch>> {
     let op = (0..5_usize, -1..2_i64, 0..3_i64, 0..2_i64, proptest::option::of(0..3_i64), proptest::bool::weighted(0.4))
         .prop_map(|(table, one, other, credit, name, delete)| Op { table, one, other, credit, name, delete });
-    let batch = (proptest::collection::vec(op, 1..8), proptest::option::of(0..5_usize), proptest::bool::weighted(0.1), proptest::bool::weighted(0.1))
+    let batch = (
+        proptest::collection::vec(op, 1..8),
+        proptest::option::of(0..5_usize),
+        proptest::bool::weighted(0.1),
+        proptest::bool::weighted(0.1),
+    )
         .prop_map(|(ops, apart, twice, fails)| Batch { ops, apart, twice, fails });
     proptest::collection::vec(batch, 1..12)
 }
@@ -624,7 +792,11 @@ enum KeyValue {
 }
 
 fn comparable(key: &[Json]) -> Vec<KeyValue> {
-    key.iter().map(|value| value.as_i64().map_or_else(|| KeyValue::Text(value.as_str().unwrap().to_owned()), KeyValue::Number)).collect()
+    key.iter()
+        .map(|value| {
+            value.as_i64().map_or_else(|| KeyValue::Text(value.as_str().unwrap().to_owned()), KeyValue::Number)
+        })
+        .collect()
 }
 
 impl Op {
@@ -645,13 +817,18 @@ impl Model {
     /// The lines that [`contents`] answers for a graph that holds these rows, computed from nothing else.
     fn contents(&self) -> Vec<String> {
         let [movies, people, acted, genres, series] = &self.tables;
-        let named = |pairs: Vec<(&str, Json)>| json!(pairs.into_iter().filter(|(_, v)| !v.is_null()).collect::<BTreeMap<_, _>>()).to_string();
+        let named = |pairs: Vec<(&str, Json)>| {
+            json!(pairs.into_iter().filter(|(_, v)| !v.is_null()).collect::<BTreeMap<_, _>>()).to_string()
+        };
         let mut lines = Vec::new();
         for row in movies.values() {
             lines.push(format!("[\"Movie\"] {}", named(vec![("movie_id", row[0].clone()), ("title", row[1].clone())])));
         }
         for row in people.values() {
-            lines.push(format!("[\"Person\"] {}", named(vec![("person_id", row[0].clone()), ("name", row[1].clone()), ("born", row[2].clone())])));
+            lines.push(format!(
+                "[\"Person\"] {}",
+                named(vec![("person_id", row[0].clone()), ("name", row[1].clone()), ("born", row[2].clone())])
+            ));
         }
         // Stubs: key, and what the least relationship that gives anything gives.
         let mut stubs: BTreeMap<(&str, &str, i64), Option<Json>> = BTreeMap::new();
@@ -685,7 +862,10 @@ impl Model {
             };
             if !known {
                 let name = name.unwrap_or(Json::Null);
-                lines.push(format!("[\"{label}\"] {}", named(vec![(key, json!(id)), ("name", name), ("_stub", json!(true))])));
+                lines.push(format!(
+                    "[\"{label}\"] {}",
+                    named(vec![(key, json!(id)), ("name", name), ("_stub", json!(true))])
+                ));
             }
         }
         for row in acted.values() {
@@ -716,7 +896,11 @@ async fn follow(sink: &GraphSink, catalogue: &Catalogue, batches: &[Batch]) -> R
         for (table, changes) in changes.iter().enumerate() {
             let upserts: Vec<_> = changes.values().filter(|(_, delete)| !delete).map(|(row, _)| row.clone()).collect();
             // Keys are given in the order of the target's key.
-            let deletes: Vec<_> = changes.values().filter(|(_, delete)| *delete).map(|(row, _)| row[..KEY_LENGTHS[table]].to_vec()).collect();
+            let deletes: Vec<_> = changes
+                .values()
+                .filter(|(_, delete)| *delete)
+                .map(|(row, _)| row[..KEY_LENGTHS[table]].to_vec())
+                .collect();
             writes.push(change(targets[table], 1 + number as u64, &upserts, &deletes));
             for (key, (row, delete)) in changes {
                 if *delete {
@@ -769,4 +953,140 @@ proptest! {
             follow(&sink, &catalogue, &batches).await
         })?;
     }
+}
+
+/// What the killed writer writes with revision `n`: one film, one credit, its checkpoint.
+async fn revise(sink: &GraphSink, catalogue: &Catalogue, n: u64) -> Result<(), SinkError> {
+    let id = n.cast_signed();
+    sink.write(&[
+        put(&catalogue.movie, json!([id, "film"])),
+        put(&catalogue.acted, json!([id, 1, format!("c{id}"), "Fay", id])),
+    ])
+    .await?;
+    sink.flush(&[checkpoint(n)]).await
+}
+
+/// Asserts that the graph holds the rows of its checkpoint's revision and of those before it, and answers the revision.
+async fn assert_whole(sink: &GraphSink) -> u64 {
+    let revision = sink.checkpoints().await.unwrap().first().map_or(0, |checkpoint| checkpoint.revision);
+    let count = async |cypher: &str| ask(sink, cypher).await[0]["n"].as_u64().unwrap();
+    assert_eq!(count("MATCH (m:Movie) RETURN count(m) AS n").await, revision);
+    assert_eq!(count("MATCH (:Person)-[r:ACTED_IN]->(:Movie) RETURN count(r) AS n").await, revision);
+    assert_eq!(count("MATCH (p:Person) RETURN count(p) AS n").await, revision.min(1));
+    revision
+}
+
+/// Runs this very test as another process, which writes revisions until it is killed.
+#[test]
+fn a_killed_writer_leaves_what_it_flushed_and_nothing_else() {
+    use std::io::{BufRead as _, BufReader};
+    const DIRECTORY: &str = "DISTRIBUTARY_TEST_GRAPH";
+    let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+    let catalogue = Catalogue::new();
+    if let Ok(directory) = std::env::var(DIRECTORY) {
+        runtime.block_on(async {
+            // Folds the log now and then, so that the kill finds this too.
+            let sink = open(GraphOptions { log_bytes_max: 10_000, ..GraphOptions::at(directory) }).await.unwrap();
+            sink.prepare(&catalogue.all(), &[]).await.unwrap();
+            let first = sink.checkpoints().await.unwrap().first().map_or(1, |checkpoint| checkpoint.revision + 1);
+            for n in first.. {
+                revise(&sink, &catalogue, n).await.unwrap();
+                println!("flushed {n}");
+            }
+        });
+        return;
+    }
+    let directory = tempfile::tempdir().unwrap();
+    let mut flushed = 0;
+    for round in 1..=4_u64 {
+        let mut child = std::process::Command::new(std::env::current_exe().unwrap())
+            .args([
+                "--exact",
+                "sinks::graph::tests::a_killed_writer_leaves_what_it_flushed_and_nothing_else",
+                "--nocapture",
+            ])
+            .env(DIRECTORY, directory.path())
+            .stdout(std::process::Stdio::piped())
+            .spawn()
+            .unwrap();
+        let lines = BufReader::new(child.stdout.take().unwrap()).lines().map_while(Result::ok);
+        let mut lines =
+            lines.filter_map(|line| line.split_once("flushed ").and_then(|(_, n)| n.trim().parse::<u64>().ok()));
+        for _ in 0..round * 7 {
+            flushed = lines.next().expect("the writer flushes until it is killed");
+        }
+        if round == 1 {
+            let error = runtime.block_on(open(GraphOptions::at(directory.path()))).unwrap_err();
+            assert_eq!(error.class, Class::Stop);
+            assert!(error.message.contains("in use by another process"), "{}", error.message);
+        }
+        child.kill().unwrap();
+        child.wait().unwrap();
+        runtime.block_on(async {
+            let sink = open(GraphOptions::at(directory.path())).await.unwrap();
+            let revision = assert_whole(&sink).await;
+            assert!(revision >= flushed, "{revision} is before {flushed}, which was durable");
+            sink.close().await.unwrap();
+        });
+    }
+}
+
+#[tokio::test]
+async fn what_was_not_flushed_is_gone_and_what_was_is_there() {
+    for log_bytes_max in [0, u64::MAX] {
+        let directory = tempfile::tempdir().unwrap();
+        let options = GraphOptions { log_bytes_max, ..GraphOptions::at(directory.path().join("a/b")) };
+        let c = Catalogue::new();
+        for n in 1..=5 {
+            let sink = open(options.clone()).await.unwrap();
+            assert_eq!(assert_whole(&sink).await, n - 1);
+            sink.prepare(&c.all(), &[]).await.unwrap();
+            let again = open(options.clone()).await.unwrap_err();
+            assert!(again.message.contains("in use"), "{}", again.message);
+            revise(&sink, &c, n).await.unwrap();
+            if n % 2 == 0 {
+                // Dropped in the middle of a transaction.
+                sink.write(&[put(&c.movie, json!([77, "lost"])), drop_row(&c.movie, json!([1]))]).await.unwrap();
+            } else {
+                sink.close().await.unwrap();
+                assert!(
+                    sink.write(&[put(&c.movie, json!([77, "late"]))]).await.is_err(),
+                    "a closed sink takes nothing"
+                );
+            }
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_directory_that_is_no_graph_is_left_alone() {
+    let directory = tempfile::tempdir().unwrap();
+    let refused = async |path: &Path| {
+        let error = open(GraphOptions::at(path)).await.unwrap_err();
+        (error.class, error.message)
+    };
+    std::fs::write(directory.path().join("notes.txt"), "mine").unwrap();
+    let (class, message) = refused(directory.path()).await;
+    assert!(class == Class::Stop && message.contains("`notes.txt`") && message.contains("not a graph"), "{message}");
+    let (_, message) = refused(&directory.path().join("notes.txt")).await;
+    assert!(message.contains("notes.txt"), "{message}");
+    let graph = directory.path().join("graph");
+    let c = Catalogue::new();
+    let sink = open(GraphOptions { log_bytes_max: 0, ..GraphOptions::at(&graph) }).await.unwrap();
+    sink.prepare(&c.all(), &[]).await.unwrap();
+    revise(&sink, &c, 1).await.unwrap();
+    sink.close().await.unwrap();
+    std::fs::write(graph.join("format"), "distributary graph 2").unwrap();
+    let (class, message) = refused(&graph).await;
+    assert!(class == Class::Stop && message.contains("distributary graph 2"), "{message}");
+    std::fs::write(graph.join("format"), "distributary graph 1").unwrap();
+    let file = graph.join("graph.grafeo");
+    let image = std::fs::read(&file).unwrap();
+    for broken in [&b"garbage"[..], &[0; 100_000], &image[..image.len() / 2]] {
+        std::fs::write(&file, broken).unwrap();
+        let (class, message) = refused(&graph).await;
+        assert!(class == Class::Stop && message.contains("restore it"), "{message}");
+    }
+    std::fs::write(&file, image).unwrap();
+    assert_eq!(assert_whole(&open(GraphOptions::at(&graph)).await.unwrap()).await, 1);
 }
