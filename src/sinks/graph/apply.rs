@@ -9,7 +9,7 @@ use arrow::array::{ArrayRef, RecordBatch};
 
 use crate::sinks::{Refused, SinkError, Write};
 
-use super::client::Executor;
+use super::client::{Executor, Row};
 use super::cypher::{Layout, Node, NodeKey, Relationship, SINK, Side, VERSION};
 use super::encode::{Cell, key_text, property};
 use super::stubs::{Gift, Nodes, Properties, RecordChange, State, Step};
@@ -333,7 +333,7 @@ fn rows_of(
     layout: &Relationship,
     write: &Write,
     refuse: &mut dyn FnMut(usize, String),
-) -> Result<(Vec<Vec<Cell>>, Vec<Vec<Cell>>), SinkError> {
+) -> Result<(Vec<Row>, Vec<Row>), SinkError> {
     let target = &layout.target;
     let upserts = Columns::new(&write.upserts, target.schema.fields().iter().map(|field| field.name().as_str()))?;
     let deletes =

@@ -310,7 +310,7 @@ impl Relationship {
     }
 
     /// The pattern that begins at the node of `side`, found by `row.k…`, and goes to the other end, of which the label is known.
-    fn from_side(&self, side: Side) -> String {
+    fn pattern(&self, side: Side) -> String {
         let kind = &self.target.name;
         match side {
             Side::From => {
@@ -338,13 +338,13 @@ impl Relationship {
         let columns = self.columns(indexes.iter().copied());
         format!(
             "UNWIND $rows AS row MATCH {} RETURN row.i AS i, id(r) AS id, r.`{VERSION}` AS version, {columns}",
-            self.from_side(side)
+            self.pattern(side)
         )
     }
 
     /// Deletes the relationships `row.ids` of nodes of the anchor's side.
     pub(crate) fn delete(&self) -> String {
-        format!("UNWIND $rows AS row MATCH {} WHERE id(r) IN row.ids DELETE r", self.from_side(self.anchor))
+        format!("UNWIND $rows AS row MATCH {} WHERE id(r) IN row.ids DELETE r", self.pattern(self.anchor))
     }
 
     /// Makes relationships between nodes that are there.
@@ -358,14 +358,14 @@ impl Relationship {
 
     /// Makes the relationship `row.id` of a node of the anchor's side what `row.props` says.
     pub(crate) fn update(&self) -> String {
-        format!("UNWIND $rows AS row MATCH {} WHERE id(r) = row.id SET r = row.props", self.from_side(self.anchor))
+        format!("UNWIND $rows AS row MATCH {} WHERE id(r) = row.id SET r = row.props", self.pattern(self.anchor))
     }
 
     /// All columns of the relationships of some nodes of `side`, or of all when none is given.
     pub(crate) fn held(&self, side: Option<Side>) -> String {
         let columns = self.columns(0..self.places.len());
         match side {
-            Some(side) => format!("UNWIND $rows AS row MATCH {} RETURN {columns}", self.from_side(side)),
+            Some(side) => format!("UNWIND $rows AS row MATCH {} RETURN {columns}", self.pattern(side)),
             None => format!("MATCH {} RETURN {columns}", self.unbound()),
         }
     }
@@ -378,5 +378,70 @@ impl Relationship {
 
     fn unbound(&self) -> String {
         format!("(a:`{}`)-[r:`{}`]->(b:`{}`)", self.from.label, self.target.name, self.to.label)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use arrow::datatypes::{DataType, Field, Schema};
+
+    use super::*;
+
+    fn acted_in() -> Arc<Relationship> {
+        let column = |name: &str| Field::new(name, DataType::Int64, false);
+        let end = |label: &str, column: &str| End {
+            label: label.to_owned(),
+            columns: vec![column.to_owned()],
+            properties: vec![column.to_owned()],
+            stub: Vec::new(),
+            declared: true,
+        };
+        let target = Target {
+            table: "movies".to_owned(),
+            name: "ACTED_IN".to_owned(),
+            shape: Shape::Relationship { from: end("Person", "person_id"), to: end("Movie", "movie_id") },
+            schema: Arc::new(Schema::new(vec![
+                column("person_id"),
+                column("credit_id"),
+                column("movie_id"),
+                column("order"),
+            ])),
+            key: ["person_id", "movie_id", "credit_id"].map(str::to_owned).to_vec(),
+            record_key: vec!["movie_id".to_owned()],
+            fingerprint: String::new(),
+        };
+        let Ok(Layout::Relationship(layout)) = Layout::of(&target) else { panic!("a relationship") };
+        layout
+    }
+
+    #[test]
+    fn statements_find_nodes_by_key_and_begin_at_the_record() {
+        let layout = acted_in();
+        assert_eq!((layout.anchor, layout.order.as_slice()), (Side::To, [2, 0, 1].as_slice()));
+        let from_movie = "UNWIND $rows AS row MATCH (b:`Movie` {`movie_id`: row.k0})<-[r:`ACTED_IN`]-(a:`Person`)";
+        assert_eq!(
+            layout.read(Side::To, &layout.order),
+            format!(
+                "{from_movie} RETURN row.i AS i, id(r) AS id, r.`_version` AS version, \
+                 b.`movie_id` AS c2, a.`person_id` AS c0, r.`credit_id` AS c1"
+            )
+        );
+        assert_eq!(layout.delete(), format!("{from_movie} WHERE id(r) IN row.ids DELETE r"));
+        assert_eq!(layout.update(), format!("{from_movie} WHERE id(r) = row.id SET r = row.props"));
+        assert_eq!(
+            layout.create(),
+            "UNWIND $rows AS row MATCH (a:`Person` {`person_id`: row.a0}) MATCH (b:`Movie` {`movie_id`: row.b0}) \
+             CREATE (a)-[r:`ACTED_IN`]->(b) SET r = row.props"
+        );
+        let key = NodeKey { label: "Season".to_owned(), properties: vec!["number".to_owned(), "series".to_owned()] };
+        assert_eq!(
+            key.write(),
+            "UNWIND $rows AS row MERGE (n:`Season` {`number`: row.k0, `series`: row.k1}) SET n = row.props"
+        );
+        assert_eq!(
+            key.constraint(),
+            "CREATE CONSTRAINT `distributary_6Season_6number_6series` IF NOT EXISTS FOR (n:`Season`) \
+             REQUIRE (n.`number`, n.`series`) IS UNIQUE"
+        );
     }
 }

@@ -257,3 +257,36 @@ fn push_ordered(text: &mut String, value: i64) {
     // Writing into a `String` cannot fail.
     let _ = write!(text, "{:020}", (value as u64) ^ (1 << 63));
 }
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    proptest! {
+        #[test]
+        fn texts_of_keys_compare_as_the_keys_do(
+            one in (any::<i64>(), "[\0\u{1}a😀]{0,3}", any::<i32>(), "[\0\u{1}ab]{0,3}"),
+            other in (any::<i64>(), "[\0\u{1}a😀]{0,3}", any::<i32>(), "[\0\u{1}ab]{0,3}"),
+            same in any::<bool>(),
+        ) {
+            let other = if same { (one.0, other.1, other.2, other.3) } else { other };
+            let text = |key: &(i64, String, i32, String)| {
+                key_text(&[Cell::Int(key.0), Cell::text(&key.1), Cell::Date(key.2), Cell::text(&key.3)])
+            };
+            prop_assert_eq!(text(&one).cmp(&text(&other)), one.cmp(&other));
+        }
+    }
+
+    #[test]
+    fn null_is_no_text() {
+        let texts = [
+            vec![Cell::Null, Cell::text("")],
+            vec![Cell::text(""), Cell::Null],
+            vec![Cell::text("\0"), Cell::text("")],
+        ];
+        let texts: std::collections::BTreeSet<String> = texts.iter().map(key_text).collect();
+        assert_eq!(texts.len(), 3);
+    }
+}

@@ -160,7 +160,7 @@ async fn contents(sink: &GraphSink) -> Vec<String> {
         ask(sink, "MATCH (a)-[r]->(b) RETURN properties(a) AS a, type(r) AS t, properties(r) AS r, properties(b) AS b")
             .await
     {
-        let ends = [&row["a"], &row["b"]].map(|p| ids(p));
+        let ends = [&row["a"], &row["b"]].map(ids);
         lines.push(format!("({})-{} {}->({})", ends[0], row["t"], plain(&row["r"]), ends[1]));
     }
     lines.sort();
@@ -883,11 +883,14 @@ impl Model {
     }
 }
 
+/// Rows by key, and whether they go.
+type Changes = BTreeMap<Vec<KeyValue>, (Vec<Json>, bool)>;
+
 async fn follow(sink: &GraphSink, catalogue: &Catalogue, batches: &[Batch]) -> Result<(), TestCaseError> {
     let targets = [&catalogue.movie, &catalogue.person, &catalogue.acted, &catalogue.genre, &catalogue.series_genre];
     let mut model = Model::default();
     for (number, batch) in batches.iter().enumerate() {
-        let mut changes: [BTreeMap<Vec<KeyValue>, (Vec<Json>, bool)>; 5] = Default::default();
+        let mut changes: [Changes; 5] = Default::default();
         for op in &batch.ops {
             let row = op.row();
             changes[op.table].insert(comparable(&row[..KEY_LENGTHS[op.table]]), (row, op.delete));
