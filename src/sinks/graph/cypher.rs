@@ -88,14 +88,16 @@ impl Layout {
                 let (from, to) = (sorted(from), sorted(to));
                 let places = target.schema.fields().iter().map(|field| place(&from, &to, field.name())).collect();
                 let rest = target.key.iter().filter(|name| !target.record_key.contains(name));
-                let order = target.record_key.iter().chain(rest).filter_map(|name| target.schema.index_of(name).ok()).collect();
+                let order =
+                    target.record_key.iter().chain(rest).filter_map(|name| target.schema.index_of(name).ok()).collect();
                 let records = |end: &End| end.columns.iter().all(|column| target.record_key.contains(column));
                 let anchor = if records(&from) || !records(&to) { Side::From } else { Side::To };
                 Ok(Self::Relationship(Arc::new(Relationship { target, from, to, places, order, anchor })))
             }
-            Shape::Table | Shape::Points { .. } => {
-                Err(SinkError::permanent(SINK, format!("target `{}` is no node label and no relationship type", target.name)))
-            }
+            Shape::Table | Shape::Points { .. } => Err(SinkError::permanent(
+                SINK,
+                format!("target `{}` is no node label and no relationship type", target.name),
+            )),
         }
     }
 
@@ -110,7 +112,9 @@ impl Layout {
     pub(crate) fn identity(&self) -> (&str, &str, &str) {
         match self {
             Self::Node(node) => (&node.key.label, "", ""),
-            Self::Relationship(relationship) => (&relationship.target.name, &relationship.from.label, &relationship.to.label),
+            Self::Relationship(relationship) => {
+                (&relationship.target.name, &relationship.from.label, &relationship.to.label)
+            }
         }
     }
 }
@@ -153,7 +157,9 @@ pub(crate) fn check(target: &Target) -> Result<(), SinkError> {
         }
     }
     for name in &target.key {
-        let Ok(field) = target.schema.field_with_name(name) else { return stop(format!("key column `{name}` is not selected")) };
+        let Ok(field) = target.schema.field_with_name(name) else {
+            return stop(format!("key column `{name}` is not selected"));
+        };
         if !is_key_type(field.data_type()) {
             let kind = field.data_type();
             return stop(format!(
@@ -169,14 +175,20 @@ pub(crate) fn check(target: &Target) -> Result<(), SinkError> {
         }
         for column in &end.columns {
             if !target.key.contains(column) {
-                return stop(format!("column `{column}` finds the node of `{}` and must be part of the key", end.label));
+                return stop(format!(
+                    "column `{column}` finds the node of `{}` and must be part of the key",
+                    end.label
+                ));
             }
         }
         let stubs = end.stub.iter().map(|(property, _)| property);
         for property in end.properties.iter().chain(stubs) {
             identifier(target, "property", property)?;
             if [STUB, STUB_BY, VERSION].contains(&property.as_str()) {
-                return stop(format!("property `{property}` of `{}` has a name that the sink keeps for itself", end.label));
+                return stop(format!(
+                    "property `{property}` of `{}` has a name that the sink keeps for itself",
+                    end.label
+                ));
             }
         }
         for (property, column) in &end.stub {
@@ -246,7 +258,11 @@ impl NodeKey {
     pub(crate) fn constraint(&self) -> String {
         let properties: Vec<String> = self.properties.iter().map(|property| format!("n.`{property}`")).collect();
         let name = self.name();
-        format!("CREATE CONSTRAINT `{name}` IF NOT EXISTS FOR (n:`{}`) REQUIRE ({}) IS UNIQUE", self.label, properties.join(", "))
+        format!(
+            "CREATE CONSTRAINT `{name}` IF NOT EXISTS FOR (n:`{}`) REQUIRE ({}) IS UNIQUE",
+            self.label,
+            properties.join(", ")
+        )
     }
 
     /// The name of the label's constraint. The lengths keep a label `a_b` with `c` apart from a label `a` with `b_c`.
@@ -294,10 +310,12 @@ impl Relationship {
     }
 
     /// The pattern that begins at the node of `side`, found by `row.k…`, and goes to the other end, of which the label is known.
-    fn from_side(&self, side: Side) -> String {
+    fn pattern(&self, side: Side) -> String {
         let kind = &self.target.name;
         match side {
-            Side::From => format!("{}-[r:`{kind}`]->(b:`{}`)", NodeKey::of(&self.from).pattern('a', 'k'), self.to.label),
+            Side::From => {
+                format!("{}-[r:`{kind}`]->(b:`{}`)", NodeKey::of(&self.from).pattern('a', 'k'), self.to.label)
+            }
             Side::To => format!("{}<-[r:`{kind}`]-(a:`{}`)", NodeKey::of(&self.to).pattern('b', 'k'), self.from.label),
         }
     }
@@ -320,31 +338,38 @@ impl Relationship {
         let columns = self.columns(indexes.iter().copied());
         format!(
             "UNWIND $rows AS row MATCH {} RETURN row.i AS i, id(r) AS id, r.`{VERSION}` AS version, {columns}",
+<<<<<<< HEAD
             self.from_side(side)
+=======
+            self.pattern(side)
+>>>>>>> graph
         )
     }
 
     /// Deletes the relationships `row.ids` of nodes of the anchor's side.
     pub(crate) fn delete(&self) -> String {
-        format!("UNWIND $rows AS row MATCH {} WHERE id(r) IN row.ids DELETE r", self.from_side(self.anchor))
+        format!("UNWIND $rows AS row MATCH {} WHERE id(r) IN row.ids DELETE r", self.pattern(self.anchor))
     }
 
     /// Makes relationships between nodes that are there.
     pub(crate) fn create(&self) -> String {
         let (from, to) = (NodeKey::of(&self.from).pattern('a', 'a'), NodeKey::of(&self.to).pattern('b', 'b'));
-        format!("UNWIND $rows AS row MATCH {from} MATCH {to} CREATE (a)-[r:`{}`]->(b) SET r = row.props", self.target.name)
+        format!(
+            "UNWIND $rows AS row MATCH {from} MATCH {to} CREATE (a)-[r:`{}`]->(b) SET r = row.props",
+            self.target.name
+        )
     }
 
     /// Makes the relationship `row.id` of a node of the anchor's side what `row.props` says.
     pub(crate) fn update(&self) -> String {
-        format!("UNWIND $rows AS row MATCH {} WHERE id(r) = row.id SET r = row.props", self.from_side(self.anchor))
+        format!("UNWIND $rows AS row MATCH {} WHERE id(r) = row.id SET r = row.props", self.pattern(self.anchor))
     }
 
     /// All columns of the relationships of some nodes of `side`, or of all when none is given.
     pub(crate) fn held(&self, side: Option<Side>) -> String {
         let columns = self.columns(0..self.places.len());
         match side {
-            Some(side) => format!("UNWIND $rows AS row MATCH {} RETURN {columns}", self.from_side(side)),
+            Some(side) => format!("UNWIND $rows AS row MATCH {} RETURN {columns}", self.pattern(side)),
             None => format!("MATCH {} RETURN {columns}", self.unbound()),
         }
     }
@@ -357,5 +382,70 @@ impl Relationship {
 
     fn unbound(&self) -> String {
         format!("(a:`{}`)-[r:`{}`]->(b:`{}`)", self.from.label, self.target.name, self.to.label)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use arrow::datatypes::{DataType, Field, Schema};
+
+    use super::*;
+
+    fn acted_in() -> Arc<Relationship> {
+        let column = |name: &str| Field::new(name, DataType::Int64, false);
+        let end = |label: &str, column: &str| End {
+            label: label.to_owned(),
+            columns: vec![column.to_owned()],
+            properties: vec![column.to_owned()],
+            stub: Vec::new(),
+            declared: true,
+        };
+        let target = Target {
+            table: "movies".to_owned(),
+            name: "ACTED_IN".to_owned(),
+            shape: Shape::Relationship { from: end("Person", "person_id"), to: end("Movie", "movie_id") },
+            schema: Arc::new(Schema::new(vec![
+                column("person_id"),
+                column("credit_id"),
+                column("movie_id"),
+                column("order"),
+            ])),
+            key: ["person_id", "movie_id", "credit_id"].map(str::to_owned).to_vec(),
+            record_key: vec!["movie_id".to_owned()],
+            fingerprint: String::new(),
+        };
+        let Ok(Layout::Relationship(layout)) = Layout::of(&target) else { panic!("a relationship") };
+        layout
+    }
+
+    #[test]
+    fn statements_find_nodes_by_key_and_begin_at_the_record() {
+        let layout = acted_in();
+        assert_eq!((layout.anchor, layout.order.as_slice()), (Side::To, [2, 0, 1].as_slice()));
+        let from_movie = "UNWIND $rows AS row MATCH (b:`Movie` {`movie_id`: row.k0})<-[r:`ACTED_IN`]-(a:`Person`)";
+        assert_eq!(
+            layout.read(Side::To, &layout.order),
+            format!(
+                "{from_movie} RETURN row.i AS i, id(r) AS id, r.`_version` AS version, \
+                 b.`movie_id` AS c2, a.`person_id` AS c0, r.`credit_id` AS c1"
+            )
+        );
+        assert_eq!(layout.delete(), format!("{from_movie} WHERE id(r) IN row.ids DELETE r"));
+        assert_eq!(layout.update(), format!("{from_movie} WHERE id(r) = row.id SET r = row.props"));
+        assert_eq!(
+            layout.create(),
+            "UNWIND $rows AS row MATCH (a:`Person` {`person_id`: row.a0}) MATCH (b:`Movie` {`movie_id`: row.b0}) \
+             CREATE (a)-[r:`ACTED_IN`]->(b) SET r = row.props"
+        );
+        let key = NodeKey { label: "Season".to_owned(), properties: vec!["number".to_owned(), "series".to_owned()] };
+        assert_eq!(
+            key.write(),
+            "UNWIND $rows AS row MERGE (n:`Season` {`number`: row.k0, `series`: row.k1}) SET n = row.props"
+        );
+        assert_eq!(
+            key.constraint(),
+            "CREATE CONSTRAINT `distributary_6Season_6number_6series` IF NOT EXISTS FOR (n:`Season`) \
+             REQUIRE (n.`number`, n.`series`) IS UNIQUE"
+        );
     }
 }

@@ -1,4 +1,4 @@
-//! Arrow columns as values that a property graph can hold, and back; pure, and without a driver's types.
+//! Arrow columns as values that a property graph can hold; pure, and without a driver's types. The way back is `decode`.
 //!
 //! A property is a boolean, an integer, a float, a text, a date, a moment or a list of one of these. What else Arrow has is
 //! held as text: decimals as digits, bytes in hexadecimal, structs, maps, lists of lists and lists with a null in them as
@@ -6,6 +6,7 @@
 
 use std::sync::Arc;
 
+<<<<<<< HEAD
 use arrow::array::{
     Array, ArrayRef, ArrowPrimitiveType, AsArray, BinaryArray, BooleanArray, Decimal128Array, Decimal256Array, ListArray,
     MapArray, NullArray, OffsetSizeTrait, PrimitiveArray, StringArray, StructArray, new_null_array,
@@ -16,10 +17,17 @@ use arrow::datatypes::{
     ArrowTimestampType, DataType, Date32Type, Decimal128Type, Decimal256Type, Field, Float32Type, Float64Type, Int8Type,
     Int16Type, Int32Type, Int64Type, TimeUnit, TimestampMicrosecondType, TimestampMillisecondType, TimestampSecondType,
     UInt8Type, UInt16Type, UInt32Type, UInt64Type,
+=======
+use arrow::array::{Array, AsArray};
+use arrow::datatypes::{
+    DataType, Date32Type, Decimal128Type, Decimal256Type, Float32Type, Float64Type, Int8Type, Int16Type, Int32Type,
+    Int64Type, TimeUnit, TimestampMicrosecondType, TimestampMillisecondType, TimestampSecondType, UInt8Type,
+    UInt16Type, UInt32Type, UInt64Type,
+>>>>>>> graph
 };
 use serde_json::Value as Json;
 
-use super::calendar::{date_text, parse_date, parse_timestamp, timestamp_text};
+use super::calendar::{date_text, timestamp_text};
 
 /// Bytes of the longest property value: the embedded engine refuses values above 16 MiB.
 pub(crate) const VALUE_BYTES_MAX: usize = 16 * 1024 * 1024 - 1024;
@@ -53,7 +61,7 @@ impl Cell {
         if let Self::Text(value) = self { Some(value) } else { None }
     }
 
-    fn is_null(&self) -> bool {
+    pub(crate) fn is_null(&self) -> bool {
         matches!(self, Self::Null)
     }
 }
@@ -166,7 +174,10 @@ fn cell(column: &dyn Array, row: usize) -> Result<Cell, String> {
         DataType::UInt32 => Cell::Int(column.as_primitive::<UInt32Type>().value(row).into()),
         DataType::UInt64 => {
             let value = column.as_primitive::<UInt64Type>().value(row);
-            Cell::Int(i64::try_from(value).map_err(|_| format!("{value} is above the largest integer of a graph, {}", i64::MAX))?)
+            Cell::Int(
+                i64::try_from(value)
+                    .map_err(|_| format!("{value} is above the largest integer of a graph, {}", i64::MAX))?,
+            )
         }
         DataType::Float32 => Cell::Float(column.as_primitive::<Float32Type>().value(row).into()),
         DataType::Float64 => Cell::Float(column.as_primitive::<Float64Type>().value(row)),
@@ -217,11 +228,14 @@ pub(crate) fn json(value: &Cell) -> Json {
         Cell::Null => Json::Null,
         Cell::Bool(value) => Json::Bool(*value),
         Cell::Int(value) => Json::from(*value),
-        Cell::Float(value) => serde_json::Number::from_f64(*value).map_or_else(|| Json::from(value.to_string()), Json::Number),
+        Cell::Float(value) => {
+            serde_json::Number::from_f64(*value).map_or_else(|| Json::from(value.to_string()), Json::Number)
+        }
         Cell::Text(value) => Json::from(value.as_ref()),
         Cell::Date(days) => Json::from(date_text(i64::from(*days))),
         Cell::Timestamp(micros, utc) => Json::from(timestamp_text(*micros, *utc)),
         Cell::List(items) => Json::Array(items.iter().map(json).collect()),
+<<<<<<< HEAD
         Cell::Map(entries) => Json::Object(entries.iter().map(|(name, value)| (name.to_string(), json(value))).collect()),
     }
 }
@@ -454,10 +468,12 @@ fn flatten(data_type: &DataType, cells: &[Cell]) -> Result<Flat, String> {
                 items.extend(list.iter().cloned());
             }
             other => return Err(strange(other, data_type)),
+=======
+        Cell::Map(entries) => {
+            Json::Object(entries.iter().map(|(name, value)| (name.to_string(), json(value))).collect())
+>>>>>>> graph
         }
     }
-    let nulls = NullBuffer::from_iter(cells.iter().map(|cell| !cell.is_null()));
-    Ok((OffsetBuffer::from_lengths(lengths), Some(nulls), items))
 }
 
 fn hex(bytes: &[u8]) -> String {
@@ -465,6 +481,7 @@ fn hex(bytes: &[u8]) -> String {
     bytes.iter().flat_map(|byte| [byte >> 4, byte & 15]).map(|digit| char::from(DIGITS[usize::from(digit)])).collect()
 }
 
+<<<<<<< HEAD
 fn unhex(text: &str) -> Option<Vec<u8>> {
     let digits: Option<Vec<u8>> =
         text.chars().map(|digit| digit.to_digit(16).and_then(|digit| u8::try_from(digit).ok())).collect();
@@ -472,6 +489,8 @@ fn unhex(text: &str) -> Option<Vec<u8>> {
     digits.len().is_multiple_of(2).then(|| digits.chunks_exact(2).map(|pair| pair[0] << 4 | pair[1]).collect())
 }
 
+=======
+>>>>>>> graph
 /// A text for some key values that compares, byte by byte, as the values do: integers by size, texts by their bytes, and value by
 /// value. No two different keys have one text.
 pub(crate) fn key_text<'a>(values: impl IntoIterator<Item = &'a Cell>) -> String {
@@ -496,4 +515,37 @@ fn push_ordered(text: &mut String, value: i64) {
     use std::fmt::Write as _;
     // Writing into a `String` cannot fail.
     let _ = write!(text, "{:020}", (value as u64) ^ (1 << 63));
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    proptest! {
+        #[test]
+        fn texts_of_keys_compare_as_the_keys_do(
+            one in (any::<i64>(), "[\0\u{1}a😀]{0,3}", any::<i32>(), "[\0\u{1}ab]{0,3}"),
+            other in (any::<i64>(), "[\0\u{1}a😀]{0,3}", any::<i32>(), "[\0\u{1}ab]{0,3}"),
+            same in any::<bool>(),
+        ) {
+            let other = if same { (one.0, other.1, other.2, other.3) } else { other };
+            let text = |key: &(i64, String, i32, String)| {
+                key_text(&[Cell::Int(key.0), Cell::text(&key.1), Cell::Date(key.2), Cell::text(&key.3)])
+            };
+            prop_assert_eq!(text(&one).cmp(&text(&other)), one.cmp(&other));
+        }
+    }
+
+    #[test]
+    fn null_is_no_text() {
+        let texts = [
+            vec![Cell::Null, Cell::text("")],
+            vec![Cell::text(""), Cell::Null],
+            vec![Cell::text("\0"), Cell::text("")],
+        ];
+        let texts: std::collections::BTreeSet<String> = texts.iter().map(key_text).collect();
+        assert_eq!(texts.len(), 3);
+    }
 }

@@ -92,7 +92,8 @@ impl Nodes {
         if let Some(gift) = gift {
             properties.push((Arc::from(STUB_BY), Cell::text(&gift.by)));
             // What a node is found by is never given.
-            let given = gift.properties.iter().filter(|(name, _)| !self.key.properties.iter().any(|key| key == name.as_ref()));
+            let given =
+                gift.properties.iter().filter(|(name, _)| !self.key.properties.iter().any(|key| key == name.as_ref()));
             properties.extend(given.cloned());
         }
         properties
@@ -101,13 +102,17 @@ impl Nodes {
     /// What to do with a node before the relationships of the batch are written ([`Step::Write`]) or after it (the others).
     pub(crate) fn step(&self, node: &Touched) -> Step {
         match (&node.record, &node.state) {
-            (Some(RecordChange::Upsert { version, .. }), State::Record { version: held }) if held > version => return Step::Keep,
+            (Some(RecordChange::Upsert { version, .. }), State::Record { version: held }) if held > version => {
+                return Step::Keep;
+            }
             (Some(RecordChange::Upsert { version, properties }), _) => {
                 let mut properties = properties.clone();
                 properties.push((Arc::from(VERSION), Cell::Int(*version)));
                 return Step::Write(properties);
             }
-            (Some(RecordChange::Delete { version }), State::Record { version: held }) if held <= version => return Step::Remake,
+            (Some(RecordChange::Delete { version }), State::Record { version: held }) if held <= version => {
+                return Step::Remake;
+            }
             (_, State::Record { .. }) => return Step::Keep,
             (_, State::Absent | State::Stub { .. }) => {}
         }
@@ -115,7 +120,9 @@ impl Nodes {
             State::Stub { by } => {
                 match &node.gift {
                     // No other relationship is below what won before.
-                    Some(gift) if by.as_ref().is_none_or(|by| gift.by <= *by) => Step::Write(self.stub(&node.key, Some(gift))),
+                    Some(gift) if by.as_ref().is_none_or(|by| gift.by <= *by) => {
+                        Step::Write(self.stub(&node.key, Some(gift)))
+                    }
                     _ if by.as_ref().is_some_and(|by| node.withdrawn.contains(by)) => Step::Remake,
                     _ if node.detached && !node.attached => Step::Prune,
                     _ => Step::Keep,
