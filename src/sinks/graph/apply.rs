@@ -97,32 +97,7 @@ impl Context<'_> {
         labels: &mut Labels,
         refuse: &mut dyn FnMut(usize, String),
     ) -> Result<Edges, SinkError> {
-<<<<<<< HEAD
-        let target = &layout.target;
-        let upserts = Columns::new(&write.upserts, target.schema.fields().iter().map(|field| field.name().as_str()))?;
-        let deletes = Columns::new(&write.deletes, layout.order.iter().map(|&index| target.schema.field(index).name().as_str()))?;
-        let mut gone = Vec::with_capacity(write.deletes.num_rows());
-        for index in 0..write.deletes.num_rows() {
-            // The columns were taken in the order of the key: put them where the schema has them.
-            let mut cells = vec![Cell::Null; layout.places.len()];
-            let found = deletes
-                .row(index)
-                .map_err(|message| SinkError::permanent(SINK, format!("target `{}`: {message}", target.name)))?;
-            for (&place, cell) in layout.order.iter().zip(found) {
-                cells[place] = cell;
-            }
-            gone.push(cells);
-        }
-        let mut here = Vec::with_capacity(write.upserts.num_rows());
-        for index in 0..write.upserts.num_rows() {
-            match upserts.row(index).and_then(|cells| keyed(layout, &cells).map(|()| cells)) {
-                Ok(cells) => here.push(cells),
-                Err(message) => refuse(index, message),
-            }
-        }
-=======
         let (gone, mut here) = rows_of(layout, write, refuse)?;
->>>>>>> graph
         let held = self.held(layout, gone.iter().chain(&here))?;
         let mut edges = Edges { layout: layout.clone(), deletes: Vec::new(), updates: Vec::new(), creates: Vec::new() };
         let mut ids: BTreeMap<String, (Vec<Cell>, Vec<Cell>)> = BTreeMap::new();
@@ -135,8 +110,7 @@ impl Context<'_> {
                 touch(labels, layout, side, cells, |node| node.detach(&stub_text(layout, &text)));
             }
         }
-        edges.deletes =
-            ids.into_values().map(|(anchor, ids)| row(0, 'k', &anchor, [("ids", Cell::List(ids))])).collect();
+        edges.deletes = ids.into_values().map(|(anchor, ids)| row(0, 'k', &anchor, [("ids", Cell::List(ids))])).collect();
         here.sort_by_cached_key(|cells| key_text(&end_key(layout, layout.anchor, cells)));
         for cells in here {
             let text = edge_text(layout, &cells);
@@ -217,12 +191,8 @@ impl Context<'_> {
         }
         let gone = left.iter().zip(&lonely).filter(|(_, lonely)| **lonely).map(|((node, _), _)| row(0, 'k', node, []));
         self.write_all(&key.delete(), gone.collect())?;
-        let remade: Vec<&Vec<Cell>> = left
-            .iter()
-            .zip(&lonely)
-            .filter(|((_, remake), lonely)| *remake && !**lonely)
-            .map(|((node, _), _)| node)
-            .collect();
+        let remade: Vec<&Vec<Cell>> =
+            left.iter().zip(&lonely).filter(|((_, remake), lonely)| *remake && !**lonely).map(|((node, _), _)| node).collect();
         let gifts = self.gifts(&key, &remade)?;
         let nodes = Nodes::new(key);
         let stubs = remade.iter().zip(&gifts).map(|(node, gift)| {
@@ -308,14 +278,7 @@ pub(crate) fn row<const N: usize>(index: usize, letter: char, key: &[Cell], more
 
 fn version(write: &Write) -> Result<i64, SinkError> {
     i64::try_from(write.version).map_err(|_| {
-<<<<<<< HEAD
         SinkError::permanent(SINK, format!("the epoch of version {} is above 127, the last that a graph can hold", write.version))
-=======
-        SinkError::permanent(
-            SINK,
-            format!("the epoch of version {} is above 127, the last that a graph can hold", write.version),
-        )
->>>>>>> graph
     })
 }
 
@@ -331,14 +294,8 @@ fn records(
     let nodes = labels.entry(node.key.clone()).or_insert_with(|| Nodes::new(node.key.clone()));
     let deletes = Columns::new(&write.deletes, node.key.properties.iter().map(String::as_str))?;
     for index in 0..write.deletes.num_rows() {
-<<<<<<< HEAD
-        let key = deletes
-            .row(index)
-            .map_err(|message| SinkError::permanent(SINK, format!("target `{}`: {message}", node.target.name)))?;
-=======
         // A key that the graph cannot hold is not in it.
         let Ok(key) = deletes.row(index) else { continue };
->>>>>>> graph
         nodes.touch(&key).record = Some(RecordChange::Delete { version });
     }
     let upserts = Columns::new(&write.upserts, schema.fields().iter().map(|field| field.name().as_str()))?;
@@ -371,8 +328,7 @@ fn rows_of(
 ) -> Result<(Vec<Row>, Vec<Row>), SinkError> {
     let target = &layout.target;
     let upserts = Columns::new(&write.upserts, target.schema.fields().iter().map(|field| field.name().as_str()))?;
-    let deletes =
-        Columns::new(&write.deletes, layout.order.iter().map(|&index| target.schema.field(index).name().as_str()))?;
+    let deletes = Columns::new(&write.deletes, layout.order.iter().map(|&index| target.schema.field(index).name().as_str()))?;
     let mut gone = Vec::with_capacity(write.deletes.num_rows());
     for index in 0..write.deletes.num_rows() {
         // The columns were taken in the order of the key: put them where the schema has them.
@@ -407,8 +363,7 @@ impl Columns {
         }
         let columns = names.map(|name| {
             let column = batch.column_by_name(name).cloned();
-            let column =
-                column.ok_or_else(|| SinkError::permanent(SINK, format!("a batch lacks the column `{name}`")))?;
+            let column = column.ok_or_else(|| SinkError::permanent(SINK, format!("a batch lacks the column `{name}`")))?;
             Ok((name.to_owned(), column))
         });
         Ok(Self { columns: columns.collect::<Result<_, SinkError>>()? })
@@ -417,13 +372,7 @@ impl Columns {
     fn row(&self, index: usize) -> Result<Vec<Cell>, String> {
         let cells = self.columns.iter();
         cells
-<<<<<<< HEAD
             .map(|(name, column)| property(column.as_ref(), index).map_err(|message| format!("column `{name}`: {message}")))
-=======
-            .map(|(name, column)| {
-                property(column.as_ref(), index).map_err(|message| format!("column `{name}`: {message}"))
-            })
->>>>>>> graph
             .collect()
     }
 }

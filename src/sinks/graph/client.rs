@@ -89,23 +89,12 @@ impl Grafeo {
         };
         let database = GrafeoDB::with_config(config.without_query_timeout()).map_err(|cause| {
             let place = options.path.as_deref().unwrap_or(Path::new("memory")).display();
-<<<<<<< HEAD
             let message =
                 format!("cannot open the graph in {place}; restore it from a backup, or remove the directory and sync again");
-=======
-            let message = format!(
-                "cannot open the graph in {place}; restore it from a backup, or remove the directory and sync again"
-            );
->>>>>>> graph
             SinkError::stop(SINK, message).because(cause)
         })?;
         let session = database.session();
-        let mut this =
-<<<<<<< HEAD
-            Self { engine: Some(Open { session, database, records: 0, _lock: lock }), log_bytes_max: options.log_bytes_max };
-=======
-            Self { engine: Some(Open { session, database, records: 0, lock }), log_bytes_max: options.log_bytes_max };
->>>>>>> graph
+        let mut this = Self { engine: Some(Open { session, database, records: 0, lock }), log_bytes_max: options.log_bytes_max };
         this.restore_indexes()?;
         Ok(this)
     }
@@ -125,10 +114,7 @@ impl Grafeo {
     fn run(&mut self, statement: &str, rows: Vec<Cell>) -> Result<QueryResult, SinkError> {
         let rows = Value::List(rows.into_iter().map(value).collect());
         let parameters = HashMap::from([("rows".to_owned(), rows)]);
-        self.engine()?
-            .session
-            .execute_cypher_with_params(statement, parameters)
-            .map_err(|cause| refused(statement, cause))
+        self.engine()?.session.execute_cypher_with_params(statement, parameters).map_err(|cause| refused(statement, cause))
     }
 
     fn engine(&mut self) -> Result<&mut Open, SinkError> {
@@ -139,8 +125,7 @@ impl Grafeo {
 /// Makes the directory if it is missing and takes its lock.
 fn lock(directory: &Path) -> Result<Lock, SinkError> {
     let fail = |what: &str, path: PathBuf, cause: std::io::Error| {
-        SinkError::permanent(SINK, format!("cannot {what} {}; check the path and its permissions", path.display()))
-            .because(cause)
+        SinkError::permanent(SINK, format!("cannot {what} {}; check the path and its permissions", path.display())).because(cause)
     };
     std::fs::create_dir_all(directory).map_err(|cause| fail("make the directory", directory.to_owned(), cause))?;
     let path = directory.join(LOCK_FILE);
@@ -150,10 +135,7 @@ fn lock(directory: &Path) -> Result<Lock, SinkError> {
         Ok(()) => Ok(Lock(file)),
         Err(TryLockError::WouldBlock) => Err(SinkError::stop(
             SINK,
-            format!(
-                "the graph in {} is in use by another process; wait until it has finished, or stop it",
-                directory.display()
-            ),
+            format!("the graph in {} is in use by another process; wait until it has finished, or stop it", directory.display()),
         )),
         Err(TryLockError::Error(cause)) => Err(fail("lock", path, cause)),
     }
@@ -162,14 +144,11 @@ fn lock(directory: &Path) -> Result<Lock, SinkError> {
 /// Refuses a directory that holds something else, or what a newer program wrote.
 fn check_format(directory: &Path) -> Result<(), SinkError> {
     let path = directory.join(FORMAT_FILE);
-    let broken =
-        |cause: std::io::Error| SinkError::permanent(SINK, format!("cannot read {}", path.display())).because(cause);
+    let broken = |cause: std::io::Error| SinkError::permanent(SINK, format!("cannot read {}", path.display())).because(cause);
     match std::fs::read_to_string(&path) {
         Ok(text) if text.trim() == FORMAT => Ok(()),
         // The process ended between making the file and writing it, before anything else was there.
-        Ok(text) if text.is_empty() && !directory.join(GRAPH_FILE).exists() => {
-            std::fs::write(&path, FORMAT).map_err(broken)
-        }
+        Ok(text) if text.is_empty() && !directory.join(GRAPH_FILE).exists() => std::fs::write(&path, FORMAT).map_err(broken),
         Ok(text) => Err(SinkError::stop(
             SINK,
             format!(
@@ -248,15 +227,8 @@ impl Executor for Grafeo {
         let session = self.engine()?.database.session_with_role(Role::ReadOnly);
         let answer = session.execute_cypher(statement).map_err(|cause| refused(statement, cause))?;
         let columns = answer.columns.clone();
-<<<<<<< HEAD
         let rows =
             answer.rows().iter().map(|row| columns.iter().cloned().zip(row.iter().map(|value| json(&cell(value)))).collect());
-=======
-        let rows = answer
-            .rows()
-            .iter()
-            .map(|row| columns.iter().cloned().zip(row.iter().map(|value| json(&cell(value)))).collect());
->>>>>>> graph
         Ok(rows.collect())
     }
 
@@ -341,9 +313,7 @@ fn cell(value: &Value) -> Cell {
         Value::Float64(value) => Cell::Float(*value),
         Value::String(text) => Cell::text(text),
         Value::List(items) => Cell::List(items.iter().map(cell).collect()),
-        Value::Map(entries) => {
-            Cell::Map(entries.iter().map(|(name, value)| (Arc::from(name.as_str()), cell(value))).collect())
-        }
+        Value::Map(entries) => Cell::Map(entries.iter().map(|(name, value)| (Arc::from(name.as_str()), cell(value))).collect()),
         Value::Date(date) => Cell::Date(date.as_days()),
         Value::Timestamp(moment) => Cell::Timestamp(moment.as_micros(), false),
         other => Cell::Text(other.to_string().into()),

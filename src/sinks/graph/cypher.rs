@@ -88,16 +88,14 @@ impl Layout {
                 let (from, to) = (sorted(from), sorted(to));
                 let places = target.schema.fields().iter().map(|field| place(&from, &to, field.name())).collect();
                 let rest = target.key.iter().filter(|name| !target.record_key.contains(name));
-                let order =
-                    target.record_key.iter().chain(rest).filter_map(|name| target.schema.index_of(name).ok()).collect();
+                let order = target.record_key.iter().chain(rest).filter_map(|name| target.schema.index_of(name).ok()).collect();
                 let records = |end: &End| end.columns.iter().all(|column| target.record_key.contains(column));
                 let anchor = if records(&from) || !records(&to) { Side::From } else { Side::To };
                 Ok(Self::Relationship(Arc::new(Relationship { target, from, to, places, order, anchor })))
             }
-            Shape::Table | Shape::Points { .. } => Err(SinkError::permanent(
-                SINK,
-                format!("target `{}` is no node label and no relationship type", target.name),
-            )),
+            Shape::Table | Shape::Points { .. } => {
+                Err(SinkError::permanent(SINK, format!("target `{}` is no node label and no relationship type", target.name)))
+            }
         }
     }
 
@@ -112,9 +110,7 @@ impl Layout {
     pub(crate) fn identity(&self) -> (&str, &str, &str) {
         match self {
             Self::Node(node) => (&node.key.label, "", ""),
-            Self::Relationship(relationship) => {
-                (&relationship.target.name, &relationship.from.label, &relationship.to.label)
-            }
+            Self::Relationship(relationship) => (&relationship.target.name, &relationship.from.label, &relationship.to.label),
         }
     }
 }
@@ -175,20 +171,14 @@ pub(crate) fn check(target: &Target) -> Result<(), SinkError> {
         }
         for column in &end.columns {
             if !target.key.contains(column) {
-                return stop(format!(
-                    "column `{column}` finds the node of `{}` and must be part of the key",
-                    end.label
-                ));
+                return stop(format!("column `{column}` finds the node of `{}` and must be part of the key", end.label));
             }
         }
         let stubs = end.stub.iter().map(|(property, _)| property);
         for property in end.properties.iter().chain(stubs) {
             identifier(target, "property", property)?;
             if [STUB, STUB_BY, VERSION].contains(&property.as_str()) {
-                return stop(format!(
-                    "property `{property}` of `{}` has a name that the sink keeps for itself",
-                    end.label
-                ));
+                return stop(format!("property `{property}` of `{}` has a name that the sink keeps for itself", end.label));
             }
         }
         for (property, column) in &end.stub {
@@ -258,11 +248,7 @@ impl NodeKey {
     pub(crate) fn constraint(&self) -> String {
         let properties: Vec<String> = self.properties.iter().map(|property| format!("n.`{property}`")).collect();
         let name = self.name();
-        format!(
-            "CREATE CONSTRAINT `{name}` IF NOT EXISTS FOR (n:`{}`) REQUIRE ({}) IS UNIQUE",
-            self.label,
-            properties.join(", ")
-        )
+        format!("CREATE CONSTRAINT `{name}` IF NOT EXISTS FOR (n:`{}`) REQUIRE ({}) IS UNIQUE", self.label, properties.join(", "))
     }
 
     /// The name of the label's constraint. The lengths keep a label `a_b` with `c` apart from a label `a` with `b_c`.
@@ -338,11 +324,7 @@ impl Relationship {
         let columns = self.columns(indexes.iter().copied());
         format!(
             "UNWIND $rows AS row MATCH {} RETURN row.i AS i, id(r) AS id, r.`{VERSION}` AS version, {columns}",
-<<<<<<< HEAD
-            self.from_side(side)
-=======
             self.pattern(side)
->>>>>>> graph
         )
     }
 
@@ -354,10 +336,7 @@ impl Relationship {
     /// Makes relationships between nodes that are there.
     pub(crate) fn create(&self) -> String {
         let (from, to) = (NodeKey::of(&self.from).pattern('a', 'a'), NodeKey::of(&self.to).pattern('b', 'b'));
-        format!(
-            "UNWIND $rows AS row MATCH {from} MATCH {to} CREATE (a)-[r:`{}`]->(b) SET r = row.props",
-            self.target.name
-        )
+        format!("UNWIND $rows AS row MATCH {from} MATCH {to} CREATE (a)-[r:`{}`]->(b) SET r = row.props", self.target.name)
     }
 
     /// Makes the relationship `row.id` of a node of the anchor's side what `row.props` says.
@@ -404,12 +383,7 @@ mod tests {
             table: "movies".to_owned(),
             name: "ACTED_IN".to_owned(),
             shape: Shape::Relationship { from: end("Person", "person_id"), to: end("Movie", "movie_id") },
-            schema: Arc::new(Schema::new(vec![
-                column("person_id"),
-                column("credit_id"),
-                column("movie_id"),
-                column("order"),
-            ])),
+            schema: Arc::new(Schema::new(vec![column("person_id"), column("credit_id"), column("movie_id"), column("order")])),
             key: ["person_id", "movie_id", "credit_id"].map(str::to_owned).to_vec(),
             record_key: vec!["movie_id".to_owned()],
             fingerprint: String::new(),
@@ -438,10 +412,7 @@ mod tests {
              CREATE (a)-[r:`ACTED_IN`]->(b) SET r = row.props"
         );
         let key = NodeKey { label: "Season".to_owned(), properties: vec!["number".to_owned(), "series".to_owned()] };
-        assert_eq!(
-            key.write(),
-            "UNWIND $rows AS row MERGE (n:`Season` {`number`: row.k0, `series`: row.k1}) SET n = row.props"
-        );
+        assert_eq!(key.write(), "UNWIND $rows AS row MERGE (n:`Season` {`number`: row.k0, `series`: row.k1}) SET n = row.props");
         assert_eq!(
             key.constraint(),
             "CREATE CONSTRAINT `distributary_6Season_6number_6series` IF NOT EXISTS FOR (n:`Season`) \

@@ -4,15 +4,14 @@ use std::sync::Arc;
 
 use arrow::array::{
     ArrayRef, ArrowPrimitiveType, BinaryArray, BooleanArray, Decimal128Array, Decimal256Array, LargeBinaryArray,
-    LargeStringArray, ListArray, MapArray, NullArray, OffsetSizeTrait, PrimitiveArray, StringArray, StructArray,
-    new_null_array,
+    LargeStringArray, ListArray, MapArray, NullArray, OffsetSizeTrait, PrimitiveArray, StringArray, StructArray, new_null_array,
 };
 use arrow::buffer::{NullBuffer, OffsetBuffer};
 use arrow::compute::kernels::cast_utils::parse_decimal;
 use arrow::datatypes::{
-    ArrowTimestampType, DataType, Date32Type, Decimal128Type, Decimal256Type, DecimalType, Field, Float32Type,
-    Float64Type, Int8Type, Int16Type, Int32Type, Int64Type, TimeUnit, TimestampMicrosecondType,
-    TimestampMillisecondType, TimestampSecondType, UInt8Type, UInt16Type, UInt32Type, UInt64Type,
+    ArrowTimestampType, DataType, Date32Type, Decimal128Type, Decimal256Type, DecimalType, Field, Float32Type, Float64Type,
+    Int8Type, Int16Type, Int32Type, Int64Type, TimeUnit, TimestampMicrosecondType, TimestampMillisecondType, TimestampSecondType,
+    UInt8Type, UInt16Type, UInt32Type, UInt64Type,
 };
 use serde_json::Value as Json;
 
@@ -28,9 +27,7 @@ pub(crate) fn column(field: &Field, properties: Vec<Cell>) -> Result<ArrayRef, S
     let mut cells = Vec::with_capacity(properties.len());
     for value in properties {
         cells.push(match value {
-            Cell::Text(text) if nested => {
-                from_json(serde_json::from_str(&text).map_err(|cause| format!("is no JSON: {cause}"))?)
-            }
+            Cell::Text(text) if nested => from_json(serde_json::from_str(&text).map_err(|cause| format!("is no JSON: {cause}"))?),
             other => other,
         });
     }
@@ -116,17 +113,12 @@ fn nested(data_type: &DataType, cells: &[Cell]) -> Result<ArrayRef, String> {
             let half = |index: usize| -> Vec<Cell> {
                 pairs
                     .iter()
-                    .map(|pair| {
-                        if let Cell::List(pair) = pair { pair.get(index).cloned() } else { None }.unwrap_or(Cell::Null)
-                    })
+                    .map(|pair| if let Cell::List(pair) = pair { pair.get(index).cloned() } else { None }.unwrap_or(Cell::Null))
                     .collect()
             };
             let columns = vec![array(fields[0].data_type(), &half(0))?, array(fields[1].data_type(), &half(1))?];
             let structs = StructArray::try_new(fields.clone(), columns, None).map_err(|cause| cause.to_string())?;
-            Arc::new(
-                MapArray::try_new(entries.clone(), offsets, structs, nulls, *sorted)
-                    .map_err(|cause| cause.to_string())?,
-            )
+            Arc::new(MapArray::try_new(entries.clone(), offsets, structs, nulls, *sorted).map_err(|cause| cause.to_string())?)
         }
         other => {
             if cells.iter().all(Cell::is_null) {
@@ -157,17 +149,11 @@ fn float(cell: &Cell) -> Option<f64> {
     }
 }
 
-fn primitive<T: ArrowPrimitiveType>(
-    cells: &[Cell],
-    take: impl Fn(&Cell) -> Option<T::Native>,
-) -> Result<ArrayRef, String> {
+fn primitive<T: ArrowPrimitiveType>(cells: &[Cell], take: impl Fn(&Cell) -> Option<T::Native>) -> Result<ArrayRef, String> {
     Ok(Arc::new(values::<T>(cells, take)?))
 }
 
-fn values<T: ArrowPrimitiveType>(
-    cells: &[Cell],
-    take: impl Fn(&Cell) -> Option<T::Native>,
-) -> Result<PrimitiveArray<T>, String> {
+fn values<T: ArrowPrimitiveType>(cells: &[Cell], take: impl Fn(&Cell) -> Option<T::Native>) -> Result<PrimitiveArray<T>, String> {
     let values = cells.iter().map(|cell| match cell {
         Cell::Null => Ok(None),
         other => take(other).map(Some).ok_or_else(|| strange(other, &T::DATA_TYPE)),
@@ -273,8 +259,6 @@ fn from_json(value: Json) -> Cell {
         },
         Json::String(text) => Cell::Text(text.into()),
         Json::Array(items) => Cell::List(items.into_iter().map(from_json).collect()),
-        Json::Object(entries) => {
-            Cell::Map(entries.into_iter().map(|(name, value)| (name.into(), from_json(value))).collect())
-        }
+        Json::Object(entries) => Cell::Map(entries.into_iter().map(|(name, value)| (name.into(), from_json(value))).collect()),
     }
 }

@@ -28,5 +28,4 @@ mod stubs;
 mod tests;
 
 pub use config::GraphOptions;
-pub(crate) use cypher::check;
 pub use sink::{GraphSink, open};

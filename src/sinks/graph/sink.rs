@@ -30,14 +30,8 @@ pub async fn open(options: GraphOptions) -> Result<GraphSink, SinkError> {
         let engine = Grafeo::open(&options)?;
         Graph::new(Box::new(engine), options.batch_rows)
     });
-<<<<<<< HEAD
     let graph =
         opened.await.map_err(|cause| SinkError::permanent(SINK, "opening the graph was interrupted").because(cause))??;
-=======
-    let graph = opened
-        .await
-        .map_err(|cause| SinkError::permanent(SINK, "opening the graph was interrupted").because(cause))??;
->>>>>>> graph
     Ok(GraphSink { graph: Arc::new(Mutex::new(graph)) })
 }
 
@@ -80,16 +74,7 @@ impl Sink for GraphSink {
             found.cloned().ok_or_else(|| {
                 SinkError::permanent(
                     SINK,
-<<<<<<< HEAD
                     format!("target `{}`: the rows lack a column `{}` of {}", target.name, field.name(), field.data_type()),
-=======
-                    format!(
-                        "target `{}`: the rows lack a column `{}` of {}",
-                        target.name,
-                        field.name(),
-                        field.data_type()
-                    ),
->>>>>>> graph
                 )
             })
         });
@@ -261,8 +246,7 @@ impl Graph {
 
     fn flush(&mut self, checkpoints: &[Checkpoint]) -> Result<(), SinkError> {
         if self.lost {
-            let message =
-                "rows accepted earlier were undone when a write failed; read the checkpoints and write them again";
+            let message = "rows accepted earlier were undone when a write failed; read the checkpoints and write them again";
             return Err(SinkError::permanent(SINK, message));
         }
         if !self.open {
@@ -298,8 +282,7 @@ impl Graph {
             if held == Some(&text) {
                 continue;
             }
-            let revision =
-                held.and_then(|text| serde_json::from_str::<Checkpoint>(text).ok()).map_or(0, |held| held.revision);
+            let revision = held.and_then(|text| serde_json::from_str::<Checkpoint>(text).ok()).map_or(0, |held| held.revision);
             if checkpoint.revision != revision + 1 {
                 let given = checkpoint.revision;
                 let message = format!(
@@ -310,14 +293,8 @@ impl Graph {
             }
             rows.push(row(rows.len(), 'k', &[Cell::text(&lane)], [("checkpoint", Cell::Text(text.into()))]));
         }
-<<<<<<< HEAD
         let statement =
             format!("UNWIND $rows AS row MERGE (c:`{CHECKPOINT}` {{`{LANE}`: row.k0}}) SET c.`checkpoint` = row.checkpoint");
-=======
-        let statement = format!(
-            "UNWIND $rows AS row MERGE (c:`{CHECKPOINT}` {{`{LANE}`: row.k0}}) SET c.`checkpoint` = row.checkpoint"
-        );
->>>>>>> graph
         if rows.is_empty() { Ok(()) } else { self.engine.write(&statement, rows) }
     }
 
@@ -328,13 +305,7 @@ impl Graph {
         let text = |cell: &Cell| cell.as_text().unwrap_or_default().to_owned();
         Ok(rows
             .iter()
-<<<<<<< HEAD
             .filter_map(|row| if let [lane, checkpoint] = row.as_slice() { Some((text(lane), text(checkpoint))) } else { None })
-=======
-            .filter_map(|row| {
-                if let [lane, checkpoint] = row.as_slice() { Some((text(lane), text(checkpoint))) } else { None }
-            })
->>>>>>> graph
             .collect())
     }
 
@@ -351,8 +322,7 @@ impl Graph {
         // The columns that the engine finds rows by, and the statement for them; the others are compared here.
         let (by, statement): (Vec<&str>, String) = match layout {
             Layout::Node(node) => {
-                let by: Vec<String> =
-                    node.key.properties.iter().filter(|name| names.contains(&name.as_str())).cloned().collect();
+                let by: Vec<String> = node.key.properties.iter().filter(|name| names.contains(&name.as_str())).cloned().collect();
                 let statement = node.held(&by);
                 (
                     names
@@ -367,19 +337,16 @@ impl Graph {
             }
             Layout::Relationship(relationship) => {
                 let other = if relationship.anchor == Side::From { Side::To } else { Side::From };
-                let found =
-                    |side: &Side| relationship.end(*side).columns.iter().all(|column| names.contains(&column.as_str()));
+                let found = |side: &Side| relationship.end(*side).columns.iter().all(|column| names.contains(&column.as_str()));
                 let side = [relationship.anchor, other].into_iter().find(found);
-                let by =
-                    side.map_or(Vec::new(), |side| relationship.end(side).columns.iter().map(String::as_str).collect());
+                let by = side.map_or(Vec::new(), |side| relationship.end(side).columns.iter().map(String::as_str).collect());
                 (by, relationship.held(side))
             }
         };
         let mut wanted = BTreeSet::new();
         let mut questions = BTreeMap::new();
         for index in 0..keys.num_rows() {
-            let cells: Result<Vec<Cell>, String> =
-                keys.columns().iter().map(|column| property(column.as_ref(), index)).collect();
+            let cells: Result<Vec<Cell>, String> = keys.columns().iter().map(|column| property(column.as_ref(), index)).collect();
             // A value that the graph cannot hold is not in it.
             let Ok(cells) = cells else { continue };
             let question: Vec<Cell> = by
@@ -402,13 +369,7 @@ impl Graph {
         for some in chunks {
             let answers = self.engine.read(&statement, some.to_vec())?;
             rows.extend(
-<<<<<<< HEAD
                 answers.into_iter().filter(|cells| wanted.contains(&key_text(places.iter().map(|&place| &cells[place])))),
-=======
-                answers
-                    .into_iter()
-                    .filter(|cells| wanted.contains(&key_text(places.iter().map(|&place| &cells[place])))),
->>>>>>> graph
             );
         }
         decode(target, &target.schema, rows)
@@ -445,12 +406,7 @@ impl Graph {
         let fields = fields.map_err(|cause| {
             SinkError::permanent(SINK, format!("target `{}` lacks a Silver key column", target.name)).because(cause)
         })?;
-<<<<<<< HEAD
         let keys = decode(target, &Arc::new(Schema::new(fields)), page.into_iter().rev().map(|(_, row)| row).collect())?;
-=======
-        let keys =
-            decode(target, &Arc::new(Schema::new(fields)), page.into_iter().rev().map(|(_, row)| row).collect())?;
->>>>>>> graph
         Ok(Page { keys, next })
     }
 }
@@ -466,12 +422,8 @@ fn label_keys(layouts: &[Layout]) -> Result<Vec<NodeKey>, SinkError> {
             .collect();
         let (known, kinds, by) =
             labels.entry(key.label.clone()).or_insert_with(|| (key.clone(), types.clone(), target.name.clone()));
-<<<<<<< HEAD
-        if *known == key && *kinds == types {
-=======
         let alike = kinds.len() == types.len() && kinds.iter().zip(&types).all(|(one, other)| alike(one, other));
         if *known == key && alike {
->>>>>>> graph
             return Ok(());
         }
         let show = |key: &NodeKey, types: &[DataType]| {
@@ -515,24 +467,15 @@ fn decode(target: &Target, schema: &SchemaRef, rows: Vec<Row>) -> Result<RecordB
         }
     }
     let arrays = schema.fields().iter().zip(columns).map(|(field, cells)| {
-        column(field, cells)
-            .map_err(|message| SinkError::permanent(SINK, format!("target `{}`: {message}", target.name)))
+        column(field, cells).map_err(|message| SinkError::permanent(SINK, format!("target `{}`: {message}", target.name)))
     });
     batch(schema, arrays.collect::<Result<_, _>>()?, count)
 }
 
 fn batch(schema: &SchemaRef, columns: Vec<ArrayRef>, rows: usize) -> Result<RecordBatch, SinkError> {
-<<<<<<< HEAD
     RecordBatch::try_new_with_options(schema.clone(), columns, &RecordBatchOptions::new().with_row_count(Some(rows))).map_err(
         |cause| {
             SinkError::permanent(SINK, "the graph's rows do not fit the target; something else has written to it").because(cause)
         },
     )
-=======
-    RecordBatch::try_new_with_options(schema.clone(), columns, &RecordBatchOptions::new().with_row_count(Some(rows)))
-        .map_err(|cause| {
-            SinkError::permanent(SINK, "the graph's rows do not fit the target; something else has written to it")
-                .because(cause)
-        })
->>>>>>> graph
 }

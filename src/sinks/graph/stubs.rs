@@ -92,8 +92,7 @@ impl Nodes {
         if let Some(gift) = gift {
             properties.push((Arc::from(STUB_BY), Cell::text(&gift.by)));
             // What a node is found by is never given.
-            let given =
-                gift.properties.iter().filter(|(name, _)| !self.key.properties.iter().any(|key| key == name.as_ref()));
+            let given = gift.properties.iter().filter(|(name, _)| !self.key.properties.iter().any(|key| key == name.as_ref()));
             properties.extend(given.cloned());
         }
         properties
@@ -120,9 +119,7 @@ impl Nodes {
             State::Stub { by } => {
                 match &node.gift {
                     // No other relationship is below what won before.
-                    Some(gift) if by.as_ref().is_none_or(|by| gift.by <= *by) => {
-                        Step::Write(self.stub(&node.key, Some(gift)))
-                    }
+                    Some(gift) if by.as_ref().is_none_or(|by| gift.by <= *by) => Step::Write(self.stub(&node.key, Some(gift))),
                     _ if by.as_ref().is_some_and(|by| node.withdrawn.contains(by)) => Step::Remake,
                     _ if node.detached && !node.attached => Step::Prune,
                     _ => Step::Keep,

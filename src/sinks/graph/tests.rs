@@ -15,8 +15,7 @@ use crate::mapping::target::{End, Shape, SinkKind, Target};
 use crate::sinks::{Checkpoint, Class, LaneId, Query, Refused, Sink, SinkError, Write};
 
 fn target(name: &str, shape: Shape, columns: &[(&str, DataType)], key: &[&str], record_key: &[&str]) -> Arc<Target> {
-    let fields: Vec<Field> =
-        columns.iter().map(|(name, kind)| Field::new(*name, kind.clone(), !key.contains(name))).collect();
+    let fields: Vec<Field> = columns.iter().map(|(name, kind)| Field::new(*name, kind.clone(), !key.contains(name))).collect();
     Arc::new(Target {
         table: "table".to_owned(),
         name: name.to_owned(),
@@ -122,12 +121,7 @@ fn rows(target: &Target, names: &[String], rows: &[Vec<Json>]) -> RecordBatch {
 
 fn change(target: &Arc<Target>, version: u64, upserts: &[Vec<Json>], deletes: &[Vec<Json>]) -> Write {
     let names: Vec<String> = target.schema.fields().iter().map(|field| field.name().clone()).collect();
-    Write {
-        target: target.clone(),
-        version,
-        upserts: rows(target, &names, upserts),
-        deletes: rows(target, &target.key, deletes),
-    }
+    Write { target: target.clone(), version, upserts: rows(target, &names, upserts), deletes: rows(target, &target.key, deletes) }
 }
 
 fn put(target: &Arc<Target>, row: Json) -> Write {
@@ -157,16 +151,9 @@ async fn contents(sink: &GraphSink) -> Vec<String> {
         }
     }
     for row in
-<<<<<<< HEAD
         ask(sink, "MATCH (a)-[r]->(b) RETURN properties(a) AS a, type(r) AS t, properties(r) AS r, properties(b) AS b").await
     {
-        let ends = [&row["a"], &row["b"]].map(|p| ids(p));
-=======
-        ask(sink, "MATCH (a)-[r]->(b) RETURN properties(a) AS a, type(r) AS t, properties(r) AS r, properties(b) AS b")
-            .await
-    {
         let ends = [&row["a"], &row["b"]].map(ids);
->>>>>>> graph
         lines.push(format!("({})-{} {}->({})", ends[0], row["t"], plain(&row["r"]), ends[1]));
     }
     lines.sort();
@@ -174,23 +161,13 @@ async fn contents(sink: &GraphSink) -> Vec<String> {
 }
 
 fn plain(properties: &Json) -> String {
-<<<<<<< HEAD
     let kept: BTreeMap<_, _> =
         properties.as_object().unwrap().iter().filter(|(name, _)| !["_stub_by", "_version"].contains(&name.as_str())).collect();
-=======
-    let kept: BTreeMap<_, _> = properties
-        .as_object()
-        .unwrap()
-        .iter()
-        .filter(|(name, _)| !["_stub_by", "_version"].contains(&name.as_str()))
-        .collect();
->>>>>>> graph
     json!(kept).to_string()
 }
 
 fn ids(properties: &Json) -> String {
-    let kept: BTreeMap<_, _> =
-        properties.as_object().unwrap().iter().filter(|(name, _)| name.ends_with("_id")).collect();
+    let kept: BTreeMap<_, _> = properties.as_object().unwrap().iter().filter(|(name, _)| name.ends_with("_id")).collect();
     json!(kept).to_string()
 }
 
@@ -233,16 +210,7 @@ async fn the_least_key_names_a_stub_until_it_goes() {
     // 10 comes before 9 among texts, and after it among numbers.
     write(
         &sink,
-<<<<<<< HEAD
         &[change(&c.genre, 1, &[vec![json!(10), json!(1), json!("ten")], vec![json!(9), json!(1), json!("nine")]], &[])],
-=======
-        &[change(
-            &c.genre,
-            1,
-            &[vec![json!(10), json!(1), json!("ten")], vec![json!(9), json!(1), json!("nine")]],
-            &[],
-        )],
->>>>>>> graph
     )
     .await;
     assert_eq!(name().await, "nine");
@@ -269,14 +237,7 @@ async fn an_older_write_loses_and_a_null_removes() {
     write(&sink, &[change(&c.movie, 4, &[row(json!("four"))], &[]), change(&c.acted, 4, &[credit(4)], &[])]).await;
     write(
         &sink,
-<<<<<<< HEAD
         &[change(&c.movie, 4, &[], &[vec![json!(1)]]), change(&c.acted, 4, &[], &[vec![json!(1), json!(7), json!("c")]])],
-=======
-        &[
-            change(&c.movie, 4, &[], &[vec![json!(1)]]),
-            change(&c.acted, 4, &[], &[vec![json!(1), json!(7), json!("c")]]),
-        ],
->>>>>>> graph
     )
     .await;
     assert_eq!(contents(&sink).await, before);
@@ -292,8 +253,7 @@ async fn a_row_is_refused_alone() {
     let target = target("Thing", Shape::Node, &kinds, &["id"], &["id"]);
     let sink = open(GraphOptions::in_memory()).await.unwrap();
     sink.prepare(std::slice::from_ref(&target), &[]).await.unwrap();
-    let columns: Vec<ArrayRef> =
-        vec![Arc::new(Int64Array::from(vec![1, 2])), Arc::new(UInt64Array::from(vec![u64::MAX, 7]))];
+    let columns: Vec<ArrayRef> = vec![Arc::new(Int64Array::from(vec![1, 2])), Arc::new(UInt64Array::from(vec![u64::MAX, 7]))];
     let upserts = RecordBatch::try_new(target.schema.clone(), columns).unwrap();
     let empty = Write {
         deletes: RecordBatch::new_empty(Arc::new(Schema::empty())),
@@ -399,11 +359,7 @@ async fn rows_are_found_by_any_columns_and_listed_in_order() {
         assert_eq!(found.num_rows(), count, "{names:?}");
         assert_eq!(found.schema(), c.acted.schema);
     }
-    assert_eq!(
-        find(&c.movie, &["movie_id"], &[vec![json!(1)], vec![json!(3)]]).await.num_rows(),
-        1,
-        "a stub is no record"
-    );
+    assert_eq!(find(&c.movie, &["movie_id"], &[vec![json!(1)], vec![json!(3)]]).await.num_rows(), 1, "a stub is no record");
     for limit in [1, 2, 3, 100] {
         let mut keys = Vec::new();
         let mut after = None;
@@ -465,14 +421,8 @@ async fn hostile_values_are_only_ever_values() {
     let by_number = target("Number", Shape::Node, &[("number", DataType::Int64)], &["number"], &["number"]);
     sink.prepare(&[by_text.clone(), by_number.clone()], &[]).await.unwrap();
     let tags: Vec<Vec<Json>> = names.iter().map(|name| vec![json!(name)]).collect();
-<<<<<<< HEAD
     let big: Vec<Vec<Json>> =
         [i64::MIN, -1, 0, 9_007_199_254_740_992, 9_007_199_254_740_993, i64::MAX - 1, i64::MAX].map(|n| vec![json!(n)]).to_vec();
-=======
-    let big: Vec<Vec<Json>> = [i64::MIN, -1, 0, 9_007_199_254_740_992, 9_007_199_254_740_993, i64::MAX - 1, i64::MAX]
-        .map(|n| vec![json!(n)])
-        .to_vec();
->>>>>>> graph
     write(&sink, &[change(&by_text, 1, &tags, &[]), change(&by_number, 1, &big, &[])]).await;
     write(&sink, &[change(&by_text, 2, &tags, &[]), change(&by_number, 2, &big, &[])]).await;
     for (target, all) in [(&by_text, tags), (&by_number, big)] {
@@ -520,15 +470,8 @@ async fn what_the_graph_cannot_hold_is_refused_before_anything_is_written() {
     sink.prepare(&[c.genre.clone(), narrow], &[]).await.unwrap();
     let error = sink.prepare(&[c.genre.clone(), wrong], &[]).await.unwrap_err();
     assert!(error.message.contains("genre_id Int64") && error.message.contains("genre_id Utf8"), "{}", error.message);
-<<<<<<< HEAD
     let error =
         sink.query(&Query::Nearest { collection: "c".into(), vector: vec![], conditions: vec![], top: 1 }).await.unwrap_err();
-=======
-    let error = sink
-        .query(&Query::Nearest { collection: "c".into(), vector: vec![], conditions: vec![], top: 1 })
-        .await
-        .unwrap_err();
->>>>>>> graph
     assert_eq!(error.class, Class::Permanent);
     assert!(sink.query(&Query::Text("CREATE (n:Movie)".into())).await.is_err(), "a question changes nothing");
     assert!(sink.query(&Query::Text("MATCH (".into())).await.is_err());
@@ -542,16 +485,8 @@ fn every_type() -> Vec<ArrayRef> {
         Arc::new(ListArray::new(item, offsets, items, Some(NullBuffer::from(valid))))
     }
     let structs = |names: &[&str], columns: Vec<ArrayRef>, valid: Vec<bool>| -> ArrayRef {
-<<<<<<< HEAD
         let fields: Fields =
             names.iter().zip(&columns).map(|(name, column)| Field::new(*name, column.data_type().clone(), true)).collect();
-=======
-        let fields: Fields = names
-            .iter()
-            .zip(&columns)
-            .map(|(name, column)| Field::new(*name, column.data_type().clone(), true))
-            .collect();
->>>>>>> graph
         Arc::new(StructArray::new(fields, columns, Some(NullBuffer::from(valid))))
     };
     let map = |keys: ArrayRef, values: ArrayRef, lengths: &[usize], valid: Vec<bool>| -> ArrayRef {
@@ -570,22 +505,12 @@ fn every_type() -> Vec<ArrayRef> {
         ))
     };
     let texts: ArrayRef = Arc::new(StringArray::from(vec![Some("a\0\"'`\\"), None, Some(""), Some("🎬")]));
-    let floats: ArrayRef =
-        Arc::new(Float64Array::from(vec![Some(f64::NAN), Some(-0.0), Some(f64::NEG_INFINITY), Some(1.0)]));
+    let floats: ArrayRef = Arc::new(Float64Array::from(vec![Some(f64::NAN), Some(-0.0), Some(f64::NEG_INFINITY), Some(1.0)]));
     let dates: ArrayRef = Arc::new(Date32Array::from(vec![Some(i32::MIN), Some(-20_051), None, Some(i32::MAX)]));
     let micros = vec![Some(i64::MIN), Some(-1), None, Some(i64::MAX)];
     let moments: ArrayRef = Arc::new(TimestampMicrosecondArray::from(micros.clone()).with_timezone("UTC"));
-<<<<<<< HEAD
     let decimals =
         Decimal128Array::from(vec![Some(-1), Some(99_999_999_999_999_999_999_999_999_999_999_999_999), None, Some(100)]);
-=======
-    let decimals = Decimal128Array::from(vec![
-        Some(-1),
-        Some(99_999_999_999_999_999_999_999_999_999_999_999_999),
-        None,
-        Some(100),
-    ]);
->>>>>>> graph
     let decimals: ArrayRef = Arc::new(decimals.with_precision_and_scale(38, 2).unwrap());
     let binaries: ArrayRef = Arc::new(BinaryArray::from_opt_vec(vec![Some(&[0, 255]), None, Some(&[]), Some(b"x")]));
     let ints: ArrayRef = Arc::new(Int32Array::from(vec![Some(i32::MIN), Some(0), None, Some(i32::MAX)]));
@@ -611,9 +536,7 @@ fn every_type() -> Vec<ArrayRef> {
         Arc::new(TimestampMicrosecondArray::from(micros)),
         moments.clone(),
         Arc::new(TimestampMillisecondArray::from(vec![Some(-1), Some(0), None, Some(9_000_000_000_000_000)])),
-        Arc::new(
-            TimestampSecondArray::from(vec![Some(-1), Some(0), None, Some(9_000_000_000_000)]).with_timezone("+02:00"),
-        ),
+        Arc::new(TimestampSecondArray::from(vec![Some(-1), Some(0), None, Some(9_000_000_000_000)]).with_timezone("+02:00")),
         decimals.clone(),
         Arc::new(
             Decimal256Array::from(vec![Some(i256::from_i128(-5)), None, Some(i256::ZERO), Some(i256::from_i128(7))])
@@ -639,12 +562,7 @@ fn every_type() -> Vec<ArrayRef> {
     columns.extend([pair, pairs]);
     let keys: ArrayRef = Arc::new(StringArray::from(vec!["b", "a", "", "b"]));
     columns.push(map(keys, texts, &[0, 3, 0, 1], vec![true, true, false, true]));
-    columns.push(map(
-        Arc::new(Int64Array::from(vec![3, -1, 0, 3])),
-        ints,
-        &[2, 1, 0, 1],
-        vec![true, true, false, true],
-    ));
+    columns.push(map(Arc::new(Int64Array::from(vec![3, -1, 0, 3])), ints, &[2, 1, 0, 1], vec![true, true, false, true]));
     columns
 }
 
@@ -653,9 +571,7 @@ async fn every_type_comes_back_as_it_went() {
     let directory = tempfile::tempdir().unwrap();
     let columns = every_type();
     let mut fields = vec![Field::new("id", DataType::Int64, false)];
-    fields.extend(
-        columns.iter().enumerate().map(|(i, column)| Field::new(format!("c{i}"), column.data_type().clone(), true)),
-    );
+    fields.extend(columns.iter().enumerate().map(|(i, column)| Field::new(format!("c{i}"), column.data_type().clone(), true)));
     let ids: ArrayRef = Arc::new(Int64Array::from(vec![0, 1, 2, 3]));
     let rows = RecordBatch::try_new(Arc::new(Schema::new(fields.clone())), [vec![ids], columns].concat()).unwrap();
     let mut node = (*target("Thing", Shape::Node, &[("id", DataType::Int64)], &["id"], &["id"])).clone();
@@ -665,23 +581,15 @@ async fn every_type_comes_back_as_it_went() {
     let keys = rows.project(&[0]).unwrap();
     for generation in 0..3 {
         // Once from memory, once from the replayed log, once from the file.
-<<<<<<< HEAD
         let options =
             GraphOptions { log_bytes_max: if generation == 1 { 0 } else { u64::MAX }, ..GraphOptions::at(directory.path()) };
-=======
-        let options = GraphOptions {
-            log_bytes_max: if generation == 1 { 0 } else { u64::MAX },
-            ..GraphOptions::at(directory.path())
-        };
->>>>>>> graph
         let sink = open(options).await.unwrap();
         for target in [&node, &relationship] {
             sink.check(target).unwrap();
             let target = Arc::new(target.clone());
             sink.prepare(std::slice::from_ref(&target), &[]).await.unwrap();
             if generation == 0 {
-                let write =
-                    Write { target: target.clone(), version: 1, upserts: rows.clone(), deletes: keys.slice(0, 0) };
+                let write = Write { target: target.clone(), version: 1, upserts: rows.clone(), deletes: keys.slice(0, 0) };
                 assert_eq!(sink.write(&[write]).await.unwrap(), []);
                 sink.flush(&[]).await.unwrap();
             }
@@ -767,8 +675,7 @@ async fn a_label_of_two_keys_is_one_node_for_each_pair() {
     let sink = open(GraphOptions::in_memory()).await.unwrap();
     sink.prepare(&[season.clone(), after.clone()], &[]).await.unwrap();
     let seasons: Vec<Vec<Json>> = (0..6).map(|i| vec![json!(i / 3), json!(i % 3), json!(format!("s{i}"))]).collect();
-    let follows: Vec<Vec<Json>> =
-        (0..6).map(|i| vec![json!(i / 3), json!(i % 3), json!(i % 3 - 1), json!(null)]).collect();
+    let follows: Vec<Vec<Json>> = (0..6).map(|i| vec![json!(i / 3), json!(i % 3), json!(i % 3 - 1), json!(null)]).collect();
     write(&sink, &[change(&after, 1, &follows, &[]), change(&season, 1, &seasons, &[])]).await;
     assert_eq!(ask(&sink, "MATCH (s:Season) WHERE s._stub IS NULL RETURN count(s) AS n").await[0]["n"], 6);
     assert_eq!(ask(&sink, "MATCH (s:Season) RETURN count(s) AS n").await[0]["n"], 8);
@@ -837,13 +744,7 @@ enum KeyValue {
 
 fn comparable(key: &[Json]) -> Vec<KeyValue> {
     key.iter()
-<<<<<<< HEAD
         .map(|value| value.as_i64().map_or_else(|| KeyValue::Text(value.as_str().unwrap().to_owned()), KeyValue::Number))
-=======
-        .map(|value| {
-            value.as_i64().map_or_else(|| KeyValue::Text(value.as_str().unwrap().to_owned()), KeyValue::Number)
-        })
->>>>>>> graph
         .collect()
 }
 
@@ -910,10 +811,7 @@ impl Model {
             };
             if !known {
                 let name = name.unwrap_or(Json::Null);
-                lines.push(format!(
-                    "[\"{label}\"] {}",
-                    named(vec![(key, json!(id)), ("name", name), ("_stub", json!(true))])
-                ));
+                lines.push(format!("[\"{label}\"] {}", named(vec![(key, json!(id)), ("name", name), ("_stub", json!(true))])));
             }
         }
         for row in acted.values() {
@@ -947,16 +845,8 @@ async fn follow(sink: &GraphSink, catalogue: &Catalogue, batches: &[Batch]) -> R
         for (table, changes) in changes.iter().enumerate() {
             let upserts: Vec<_> = changes.values().filter(|(_, delete)| !delete).map(|(row, _)| row.clone()).collect();
             // Keys are given in the order of the target's key.
-<<<<<<< HEAD
             let deletes: Vec<_> =
                 changes.values().filter(|(_, delete)| *delete).map(|(row, _)| row[..KEY_LENGTHS[table]].to_vec()).collect();
-=======
-            let deletes: Vec<_> = changes
-                .values()
-                .filter(|(_, delete)| *delete)
-                .map(|(row, _)| row[..KEY_LENGTHS[table]].to_vec())
-                .collect();
->>>>>>> graph
             writes.push(change(targets[table], 1 + number as u64, &upserts, &deletes));
             for (key, (row, delete)) in changes {
                 if *delete {
@@ -1014,11 +904,8 @@ proptest! {
 /// What the killed writer writes with revision `n`: one film, one credit, its checkpoint.
 async fn revise(sink: &GraphSink, catalogue: &Catalogue, n: u64) -> Result<(), SinkError> {
     let id = n.cast_signed();
-    sink.write(&[
-        put(&catalogue.movie, json!([id, "film"])),
-        put(&catalogue.acted, json!([id, 1, format!("c{id}"), "Fay", id])),
-    ])
-    .await?;
+    sink.write(&[put(&catalogue.movie, json!([id, "film"])), put(&catalogue.acted, json!([id, 1, format!("c{id}"), "Fay", id]))])
+        .await?;
     sink.flush(&[checkpoint(n)]).await
 }
 
@@ -1056,18 +943,13 @@ fn a_killed_writer_leaves_what_it_flushed_and_nothing_else() {
     let mut flushed = 0;
     for round in 1..=4_u64 {
         let mut child = std::process::Command::new(std::env::current_exe().unwrap())
-            .args([
-                "--exact",
-                "sinks::graph::tests::a_killed_writer_leaves_what_it_flushed_and_nothing_else",
-                "--nocapture",
-            ])
+            .args(["--exact", "sinks::graph::tests::a_killed_writer_leaves_what_it_flushed_and_nothing_else", "--nocapture"])
             .env(DIRECTORY, directory.path())
             .stdout(std::process::Stdio::piped())
             .spawn()
             .unwrap();
         let lines = BufReader::new(child.stdout.take().unwrap()).lines().map_while(Result::ok);
-        let mut lines =
-            lines.filter_map(|line| line.split_once("flushed ").and_then(|(_, n)| n.trim().parse::<u64>().ok()));
+        let mut lines = lines.filter_map(|line| line.split_once("flushed ").and_then(|(_, n)| n.trim().parse::<u64>().ok()));
         for _ in 0..round * 7 {
             flushed = lines.next().expect("the writer flushes until it is killed");
         }
@@ -1105,10 +987,7 @@ async fn what_was_not_flushed_is_gone_and_what_was_is_there() {
                 sink.write(&[put(&c.movie, json!([77, "lost"])), drop_row(&c.movie, json!([1]))]).await.unwrap();
             } else {
                 sink.close().await.unwrap();
-                assert!(
-                    sink.write(&[put(&c.movie, json!([77, "late"]))]).await.is_err(),
-                    "a closed sink takes nothing"
-                );
+                assert!(sink.write(&[put(&c.movie, json!([77, "late"]))]).await.is_err(), "a closed sink takes nothing");
             }
         }
     }
