@@ -28,4 +28,5 @@ mod stubs;
 mod tests;
 
 pub use config::GraphOptions;
+pub(crate) use cypher::check;
 pub use sink::{GraphSink, open};
