@@ -259,14 +259,15 @@ impl NodeKey {
 }
 
 impl Node {
-    /// Reads the columns of records (no stubs) whose `by` properties are the row's.
+    /// Reads the columns of nodes whose `by` properties are the row's, and whether each is a stub. That is told apart by the caller: a
+    /// condition on a second property keeps the engine from using its index.
     pub(crate) fn held(&self, by: &[String]) -> String {
         let columns = self.columns();
         if by.is_empty() {
-            return format!("MATCH (n:`{}`) WHERE n.`{STUB}` IS NULL RETURN {columns}", self.key.label);
+            return format!("MATCH (n:`{}`) RETURN {columns}, n.`{STUB}` AS stub", self.key.label);
         }
         let key = NodeKey { label: self.key.label.clone(), properties: by.to_vec() };
-        format!("UNWIND $rows AS row MATCH {} WHERE n.`{STUB}` IS NULL RETURN {columns}", key.pattern('n', 'k'))
+        format!("UNWIND $rows AS row MATCH {} RETURN {columns}, n.`{STUB}` AS stub", key.pattern('n', 'k'))
     }
 
     fn columns(&self) -> String {

@@ -367,7 +367,10 @@ impl Graph {
             chunks.push(&[]);
         }
         for some in chunks {
-            let answers = self.engine.read(&statement, some.to_vec())?;
+            let mut answers = self.engine.read(&statement, some.to_vec())?;
+            if let Layout::Node(_) = layout {
+                answers.retain_mut(|cells| cells.pop().is_none_or(|stub| stub == Cell::Null));
+            }
             rows.extend(
                 answers.into_iter().filter(|cells| wanted.contains(&key_text(places.iter().map(|&place| &cells[place])))),
             );
