@@ -1,0 +1,7 @@
+//! Everything that is tested from outside, in one binary: the model, crashes, the command line, bad input, mappings, and the rules that
+//! the source keeps.
+
+mod cli;
+mod crash;
+mod model;
+mod support;
