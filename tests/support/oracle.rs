@@ -194,7 +194,7 @@ impl Oracle {
             }
             books.entry(book.to_string()).or_insert_with(|| json!({"book_id": book, "title": null, "stub": true}));
         }
-        for ((book, _), _) in lane(5) {
+        for (book, _) in lane(5).keys() {
             books.entry(book.to_string()).or_insert_with(|| json!({"book_id": book, "title": null, "stub": true}));
         }
         for (author, name) in given {
