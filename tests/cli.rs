@@ -44,8 +44,13 @@ fn the_demo_shows_it_all_and_its_third_sync_sends_nothing() {
     for target in verified["targets"].as_array().unwrap() {
         assert_eq!((&target["missing"], &target["extra"], &target["different"]), (&json!(0), &json!(0), &json!(0)), "{target}");
     }
-    let answers: Vec<&Value> = values.iter().filter(|value| value.as_array().is_some_and(|a| a.iter().all(Value::is_object))).collect();
-    assert!(answers.iter().rev().take(3).all(|rows| !rows.as_array().unwrap().is_empty()), "a question has no answer: {}", answer.all());
+    let answers: Vec<&Value> =
+        values.iter().filter(|value| value.as_array().is_some_and(|a| a.iter().all(Value::is_object))).collect();
+    assert!(
+        answers.iter().rev().take(3).all(|rows| !rows.as_array().unwrap().is_empty()),
+        "a question has no answer: {}",
+        answer.all()
+    );
     let nearest = answers.last().unwrap();
     assert_eq!(nearest[0]["title"], "Metropolis", "{nearest}");
     // What the demo leaves is a working directory for the other commands.
@@ -103,7 +108,11 @@ fn reports_have_the_documented_form() {
         }
     }
     let questions: [&[&str]; 3] = [
-        &["sql", "--json", "SELECT title, release_date, genres.name AS genre FROM movie_current JOIN movie_genre_current AS genres USING movie_id LIMIT 3"],
+        &[
+            "sql",
+            "--json",
+            "SELECT title, release_date, genres.name AS genre FROM movie_current JOIN movie_genre_current AS genres USING movie_id LIMIT 3",
+        ],
         &["cypher", "--json", "MATCH (p:Person)-[r:ACTED_IN]->(m:Movie) RETURN p.name AS name, m.title AS title LIMIT 3"],
         &["search", "--json", "--collection", "titles", "--where", "kind=movie", "--top", "3", "the moon"],
     ];
@@ -131,10 +140,16 @@ fn a_plan_writes_nothing_and_says_what_the_sync_will_do() {
         }
         let before = run(home.path(), &["status", "--json"]).expect(0).json();
         let plan = run(home.path(), &["plan", "--json"]).expect(0).json();
-        assert_eq!(counts(&plan), counts(&run(home.path(), &["plan", "--json"]).expect(0).json()), "a second plan says something else");
+        assert_eq!(
+            counts(&plan),
+            counts(&run(home.path(), &["plan", "--json"]).expect(0).json()),
+            "a second plan says something else"
+        );
         assert_eq!(before, run(home.path(), &["status", "--json"]).expect(0).json(), "the plan moved something");
         assert!(!home.path().join("data/quarantine").exists(), "the plan wrote to quarantine");
-        let tables = run(home.path(), &["sql", "--json", "SELECT name FROM system.tables WHERE database = currentDatabase()"]).expect(0).json();
+        let tables = run(home.path(), &["sql", "--json", "SELECT name FROM system.tables WHERE database = currentDatabase()"])
+            .expect(0)
+            .json();
         assert_eq!(tables.as_array().unwrap().is_empty(), round == 0, "{tables}");
         let done = run(home.path(), &["sync", "--json"]).expect(0).json();
         assert!(operations(&plan) > 0);
@@ -221,7 +236,8 @@ fn a_changed_projection_waits_for_a_decision() {
     std::fs::write(&own, changed).unwrap();
     run(home.path(), &["sample", "silver", "--crawl"]).expect(0);
     let stopped = run(home.path(), &["sync", "--json"]).expect(3).json();
-    let targets: Vec<&Value> = stopped["tables"].as_array().unwrap().iter().flat_map(|t| t["targets"].as_array().unwrap()).collect();
+    let targets: Vec<&Value> =
+        stopped["tables"].as_array().unwrap().iter().flat_map(|t| t["targets"].as_array().unwrap()).collect();
     let held: Vec<&&Value> = targets.iter().filter(|target| target["ok"] == false).collect();
     assert_eq!(held.len(), 1, "only the lane whose projection changed stops: {held:?}");
     assert_eq!((&held[0]["target"], &held[0]["stopped"]), (&json!("movie"), &json!(true)));

@@ -96,7 +96,11 @@ fn killed_at_any_moment_the_next_sync_mends_it() {
         assert_eq!(verified.code, 0, "{when}: {}", verified.all());
         let found = dump(&trial);
         assert!(found.0 == expected.0, "{when}: the column store is not what a clean run makes");
-        assert!(found.1 == expected.1, "{when}: the graph is not what a clean run makes: {}", first_difference(&found.1, &expected.1));
+        assert!(
+            found.1 == expected.1,
+            "{when}: the graph is not what a clean run makes: {}",
+            first_difference(&found.1, &expected.1)
+        );
         let third = run(&trial, &["sync", "--json"]).expect(0).json();
         assert_eq!(operations(&third), 0, "{when}: a sync with nothing to do sent something: {third}");
         std::fs::remove_dir_all(&trial).unwrap();

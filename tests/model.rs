@@ -390,8 +390,6 @@ fn all_sequences_of_two_with_a_sync_between() {
     wait_for(run_patterns(&pairs, true));
 }
 
-
-
 /// A long run by a seed: actions, syncs and faults as they come.
 async fn random_run(seed: u64) {
     let mut rng = ChaCha8Rng::seed_from_u64(seed);
@@ -537,7 +535,10 @@ async fn one_fault(kind: SinkKind, operation: Operation, fault: Fault) {
 
 /// Whether the loop tries the call again by itself.
 fn is_retried(operation: Operation, fault: Fault) -> bool {
-    let passing = matches!(fault, Fault::Reject(Class::Transient) | Fault::FailAfterWrite(Class::Transient) | Fault::Partial(Class::Transient));
+    let passing = matches!(
+        fault,
+        Fault::Reject(Class::Transient) | Fault::FailAfterWrite(Class::Transient) | Fault::Partial(Class::Transient)
+    );
     passing && matches!(operation, Operation::Write | Operation::Flush)
 }
 

@@ -61,8 +61,8 @@ impl Indexed {
         let mut first: HashMap<u128, usize> = HashMap::with_capacity(rows.num_rows());
         let mut conflicting: Vec<bool> = vec![false; rows.num_rows()];
         let mut keep: Vec<u32> = Vec::with_capacity(rows.num_rows());
-        for row in 0..rows.num_rows() {
-            if nulls[row] {
+        for (row, null) in nulls.into_iter().enumerate() {
+            if null {
                 continue;
             }
             match first.entry(xxh3_128(keys.row(row).as_ref())) {

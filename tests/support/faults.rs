@@ -146,7 +146,9 @@ impl FaultySink {
                 self.faults.crashed.store(true, Ordering::SeqCst);
                 Err(Self::error(Class::Permanent, "crashed"))
             }
-            Fault::Reject(class) | Fault::FailAfterWrite(class) | Fault::Partial(class) => Err(Self::error(class, "the answer is lost")),
+            Fault::Reject(class) | Fault::FailAfterWrite(class) | Fault::Partial(class) => {
+                Err(Self::error(class, "the answer is lost"))
+            }
         }
     }
 }

@@ -70,12 +70,8 @@ impl Record for Book {
     const KEY: &'static str = "book_id";
 
     fn schema() -> SchemaRef {
-        let credit = Fields::from(vec![
-            text("credit_id"),
-            Field::new("author_id", DataType::Int64, true),
-            text("name"),
-            text("role"),
-        ]);
+        let credit =
+            Fields::from(vec![text("credit_id"), Field::new("author_id", DataType::Int64, true), text("name"), text("role")]);
         Arc::new(Schema::new(vec![
             Field::new("book_id", DataType::Int64, true),
             text("title"),

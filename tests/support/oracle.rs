@@ -194,7 +194,7 @@ impl Oracle {
             }
             books.entry(book.to_string()).or_insert_with(|| json!({"book_id": book, "title": null, "stub": true}));
         }
-        for ((book, _), _) in lane(5) {
+        for (book, _) in lane(5).keys() {
             books.entry(book.to_string()).or_insert_with(|| json!({"book_id": book, "title": null, "stub": true}));
         }
         for (author, name) in given {
@@ -308,7 +308,11 @@ pub(crate) fn sent(report: &SyncReport) -> BTreeMap<(String, String, String), Ne
 }
 
 /// Fails when a report says that anything else was sent than what was needed.
-pub(crate) fn assert_sent(report: &SyncReport, needed: &BTreeMap<(&'static str, &'static str, &'static str), Needed>, when: &str) {
+pub(crate) fn assert_sent(
+    report: &SyncReport,
+    needed: &BTreeMap<(&'static str, &'static str, &'static str), Needed>,
+    when: &str,
+) {
     let sent = sent(report);
     for ((table, sink, target), needed) in needed {
         let lane = ((*table).to_owned(), (*sink).to_owned(), (*target).to_owned());
@@ -366,7 +370,12 @@ impl Found {
 
     async fn clickhouse(&mut self, sink: &Arc<dyn Sink>) {
         let part = |row: &Map<String, Value>, name: &str| row[name].as_str().map_or_else(|| row[name].to_string(), str::to_owned);
-        for (table, keys) in [("book", ["book_id", ""]), ("book_credit", ["book_id", "credit_id"]), ("book_tag", ["book_id", "tag"]), ("author", ["author_id", ""])] {
+        for (table, keys) in [
+            ("book", ["book_id", ""]),
+            ("book_credit", ["book_id", "credit_id"]),
+            ("book_tag", ["book_id", "tag"]),
+            ("author", ["author_id", ""]),
+        ] {
             let rows = ask(sink, &format!("SELECT * FROM {table}_current")).await;
             let rest = |row: &Map<String, Value>| if keys[1].is_empty() { String::new() } else { part(row, keys[1]) };
             self.take(&format!("clickhouse {table}"), rows, |row| format!("{}/{}", part(row, keys[0]), rest(row)));
@@ -379,7 +388,9 @@ impl Found {
         let text = |value: &Value| value.as_str().map_or_else(|| value.to_string(), str::to_owned);
         let mut nodes = 0;
         let mut relationships = 0;
-        for (label, key, more) in [("Book", "book_id", Some("title")), ("Author", "author_id", Some("name")), ("Tag", "tag", None)] {
+        for (label, key, more) in
+            [("Book", "book_id", Some("title")), ("Author", "author_id", Some("name")), ("Tag", "tag", None)]
+        {
             let more = more.map_or_else(String::new, |name| format!("n.{name} AS {name}, "));
             let rows = ask(sink, &format!("MATCH (n:{label}) RETURN n.{key} AS {key}, {more}n.`_stub` AS stub")).await;
             nodes += rows.len();
@@ -431,7 +442,8 @@ pub(crate) async fn all_rows(sink: &Arc<dyn Sink>, target: &Target) -> Vec<Recor
     let mut after: Option<String> = None;
     loop {
         let page = sink.list(target, after.as_deref(), 1000).await.unwrap();
-        let fresh: arrow::array::BooleanArray = json_rows(&page.keys).into_iter().map(|key| Some(seen.insert(Value::Object(key).to_string()))).collect();
+        let fresh: arrow::array::BooleanArray =
+            json_rows(&page.keys).into_iter().map(|key| Some(seen.insert(Value::Object(key).to_string()))).collect();
         let keys = arrow::compute::filter_record_batch(&page.keys, &fresh).unwrap();
         if keys.num_rows() > 0 {
             found.push(sink.held(target, &keys).await.unwrap());

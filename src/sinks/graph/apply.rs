@@ -9,7 +9,7 @@ use arrow::array::{ArrayRef, RecordBatch};
 
 use crate::sinks::{Refused, SinkError, Write};
 
-use super::client::Executor;
+use super::client::{Executor, Row};
 use super::cypher::{Layout, Node, NodeKey, Relationship, SINK, Side, VERSION};
 use super::encode::{Cell, key_text, property};
 use super::stubs::{Gift, Nodes, Properties, RecordChange, State, Step};
@@ -97,28 +97,7 @@ impl Context<'_> {
         labels: &mut Labels,
         refuse: &mut dyn FnMut(usize, String),
     ) -> Result<Edges, SinkError> {
-        let target = &layout.target;
-        let upserts = Columns::new(&write.upserts, target.schema.fields().iter().map(|field| field.name().as_str()))?;
-        let deletes = Columns::new(&write.deletes, layout.order.iter().map(|&index| target.schema.field(index).name().as_str()))?;
-        let mut gone = Vec::with_capacity(write.deletes.num_rows());
-        for index in 0..write.deletes.num_rows() {
-            // The columns were taken in the order of the key: put them where the schema has them.
-            let mut cells = vec![Cell::Null; layout.places.len()];
-            let found = deletes
-                .row(index)
-                .map_err(|message| SinkError::permanent(SINK, format!("target `{}`: {message}", target.name)))?;
-            for (&place, cell) in layout.order.iter().zip(found) {
-                cells[place] = cell;
-            }
-            gone.push(cells);
-        }
-        let mut here = Vec::with_capacity(write.upserts.num_rows());
-        for index in 0..write.upserts.num_rows() {
-            match upserts.row(index).and_then(|cells| keyed(layout, &cells).map(|()| cells)) {
-                Ok(cells) => here.push(cells),
-                Err(message) => refuse(index, message),
-            }
-        }
+        let (gone, mut here) = rows_of(layout, write, refuse)?;
         let held = self.held(layout, gone.iter().chain(&here))?;
         let mut edges = Edges { layout: layout.clone(), deletes: Vec::new(), updates: Vec::new(), creates: Vec::new() };
         let mut ids: BTreeMap<String, (Vec<Cell>, Vec<Cell>)> = BTreeMap::new();
@@ -315,9 +294,8 @@ fn records(
     let nodes = labels.entry(node.key.clone()).or_insert_with(|| Nodes::new(node.key.clone()));
     let deletes = Columns::new(&write.deletes, node.key.properties.iter().map(String::as_str))?;
     for index in 0..write.deletes.num_rows() {
-        let key = deletes
-            .row(index)
-            .map_err(|message| SinkError::permanent(SINK, format!("target `{}`: {message}", node.target.name)))?;
+        // A key that the graph cannot hold is not in it.
+        let Ok(key) = deletes.row(index) else { continue };
         nodes.touch(&key).record = Some(RecordChange::Delete { version });
     }
     let upserts = Columns::new(&write.upserts, schema.fields().iter().map(|field| field.name().as_str()))?;
@@ -340,6 +318,36 @@ fn records(
         nodes.touch(&key).record = Some(RecordChange::Upsert { version, properties });
     }
     Ok(())
+}
+
+/// The rows of a write, in the order of the schema: the keys to delete (the rest null) and the rows to insert or replace.
+fn rows_of(
+    layout: &Relationship,
+    write: &Write,
+    refuse: &mut dyn FnMut(usize, String),
+) -> Result<(Vec<Row>, Vec<Row>), SinkError> {
+    let target = &layout.target;
+    let upserts = Columns::new(&write.upserts, target.schema.fields().iter().map(|field| field.name().as_str()))?;
+    let deletes = Columns::new(&write.deletes, layout.order.iter().map(|&index| target.schema.field(index).name().as_str()))?;
+    let mut gone = Vec::with_capacity(write.deletes.num_rows());
+    for index in 0..write.deletes.num_rows() {
+        // The columns were taken in the order of the key: put them where the schema has them.
+        let mut cells = vec![Cell::Null; layout.places.len()];
+        // A key that the graph cannot hold is not in it.
+        let Ok(found) = deletes.row(index) else { continue };
+        for (&place, cell) in layout.order.iter().zip(found) {
+            cells[place] = cell;
+        }
+        gone.push(cells);
+    }
+    let mut here = Vec::with_capacity(write.upserts.num_rows());
+    for index in 0..write.upserts.num_rows() {
+        match upserts.row(index).and_then(|cells| keyed(layout, &cells).map(|()| cells)) {
+            Ok(cells) => here.push(cells),
+            Err(message) => refuse(index, message),
+        }
+    }
+    Ok((gone, here))
 }
 
 /// Some columns of a batch, row by row.

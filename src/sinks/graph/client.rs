@@ -54,7 +54,19 @@ struct Open {
     /// Log records when the transaction began: the engine only warns when it cannot write its log.
     records: u64,
     /// Held as long as the engine is open.
-    _lock: Option<File>,
+    lock: Option<Lock>,
+}
+
+/// The lock on the graph's directory. It is let go of by name, because a process that is being started at this moment has a
+/// copy of every open file, and would keep a lock that is only dropped.
+struct Lock(File);
+
+impl Drop for Lock {
+    fn drop(&mut self) {
+        if let Err(cause) = self.0.unlock() {
+            tracing::warn!(%cause, "the graph's lock is let go of when the process ends");
+        }
+    }
 }
 
 /// The version of the directory's layout.
@@ -82,8 +94,7 @@ impl Grafeo {
             SinkError::stop(SINK, message).because(cause)
         })?;
         let session = database.session();
-        let mut this =
-            Self { engine: Some(Open { session, database, records: 0, _lock: lock }), log_bytes_max: options.log_bytes_max };
+        let mut this = Self { engine: Some(Open { session, database, records: 0, lock }), log_bytes_max: options.log_bytes_max };
         this.restore_indexes()?;
         Ok(this)
     }
@@ -112,7 +123,7 @@ impl Grafeo {
 }
 
 /// Makes the directory if it is missing and takes its lock.
-fn lock(directory: &Path) -> Result<File, SinkError> {
+fn lock(directory: &Path) -> Result<Lock, SinkError> {
     let fail = |what: &str, path: PathBuf, cause: std::io::Error| {
         SinkError::permanent(SINK, format!("cannot {what} {}; check the path and its permissions", path.display())).because(cause)
     };
@@ -121,7 +132,7 @@ fn lock(directory: &Path) -> Result<File, SinkError> {
     let file = File::options().create(true).truncate(false).write(true).open(&path);
     let file = file.map_err(|cause| fail("write", path.clone(), cause))?;
     match file.try_lock() {
-        Ok(()) => Ok(file),
+        Ok(()) => Ok(Lock(file)),
         Err(TryLockError::WouldBlock) => Err(SinkError::stop(
             SINK,
             format!("the graph in {} is in use by another process; wait until it has finished, or stop it", directory.display()),
@@ -136,6 +147,8 @@ fn check_format(directory: &Path) -> Result<(), SinkError> {
     let broken = |cause: std::io::Error| SinkError::permanent(SINK, format!("cannot read {}", path.display())).because(cause);
     match std::fs::read_to_string(&path) {
         Ok(text) if text.trim() == FORMAT => Ok(()),
+        // The process ended between making the file and writing it, before anything else was there.
+        Ok(text) if text.is_empty() && !directory.join(GRAPH_FILE).exists() => std::fs::write(&path, FORMAT).map_err(broken),
         Ok(text) => Err(SinkError::stop(
             SINK,
             format!(
@@ -220,26 +233,28 @@ impl Executor for Grafeo {
     }
 
     fn close(&mut self) -> Result<(), SinkError> {
-        let Some(Open { mut session, database, _lock, .. }) = self.engine.take() else { return Ok(()) };
-        if session.in_transaction() {
-            session.rollback().map_err(|cause| refused("ROLLBACK", cause))?;
-        }
+        let Some(Open { mut session, database, lock, .. }) = self.engine.take() else { return Ok(()) };
+        let ended = if session.in_transaction() { session.rollback() } else { Ok(()) };
         drop(session);
-        let (Some(log), Some(file)) = (database.wal(), database.file_manager()) else {
-            return database.close().map_err(|cause| refused("CLOSE", cause));
-        };
-        if folds(&database, self.log_bytes_max) {
-            return database.close().map_err(|cause| refused("CLOSE", cause));
-        }
-        // Closing folds the log into the file, which takes as long as the whole graph is large, for a log that is replayed in a
-        // moment. The engine has no other way to be let go of than not to drop it: a process that opens a graph again and
-        // again would keep each one's memory.
-        log.sync().map_err(|cause| refused("CLOSE", cause))?;
-        log.close_active_log();
-        file.close().map_err(|cause| refused("CLOSE", cause))?;
-        std::mem::forget(database);
-        Ok(())
+        let closed = ended.and_then(|()| let_go(database, self.log_bytes_max)).map_err(|cause| refused("CLOSE", cause));
+        drop(lock);
+        closed
     }
+}
+
+/// Closes the engine, with everything it committed on disk.
+fn let_go(database: GrafeoDB, log_bytes_max: u64) -> Result<(), grafeo::Error> {
+    let (Some(log), Some(file)) = (database.wal(), database.file_manager()) else { return database.close() };
+    if folds(&database, log_bytes_max) {
+        return database.close();
+    }
+    // Closing folds the log into the file, which takes as long as the whole graph is large, for a log that is replayed in a
+    // moment. The engine has no other way to be let go of than not to drop it, so its memory stays until the process ends.
+    log.sync()?;
+    log.close_active_log();
+    file.close()?;
+    std::mem::forget(database);
+    Ok(())
 }
 
 impl Drop for Grafeo {

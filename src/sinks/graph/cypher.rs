@@ -153,7 +153,9 @@ pub(crate) fn check(target: &Target) -> Result<(), SinkError> {
         }
     }
     for name in &target.key {
-        let Ok(field) = target.schema.field_with_name(name) else { return stop(format!("key column `{name}` is not selected")) };
+        let Ok(field) = target.schema.field_with_name(name) else {
+            return stop(format!("key column `{name}` is not selected"));
+        };
         if !is_key_type(field.data_type()) {
             let kind = field.data_type();
             return stop(format!(
@@ -257,14 +259,15 @@ impl NodeKey {
 }
 
 impl Node {
-    /// Reads the columns of records (no stubs) whose `by` properties are the row's.
+    /// Reads the columns of nodes whose `by` properties are the row's, and whether each is a stub. That is told apart by the caller: a
+    /// condition on a second property keeps the engine from using its index.
     pub(crate) fn held(&self, by: &[String]) -> String {
         let columns = self.columns();
         if by.is_empty() {
-            return format!("MATCH (n:`{}`) WHERE n.`{STUB}` IS NULL RETURN {columns}", self.key.label);
+            return format!("MATCH (n:`{}`) RETURN {columns}, n.`{STUB}` AS stub", self.key.label);
         }
         let key = NodeKey { label: self.key.label.clone(), properties: by.to_vec() };
-        format!("UNWIND $rows AS row MATCH {} WHERE n.`{STUB}` IS NULL RETURN {columns}", key.pattern('n', 'k'))
+        format!("UNWIND $rows AS row MATCH {} RETURN {columns}, n.`{STUB}` AS stub", key.pattern('n', 'k'))
     }
 
     fn columns(&self) -> String {
@@ -294,10 +297,12 @@ impl Relationship {
     }
 
     /// The pattern that begins at the node of `side`, found by `row.k…`, and goes to the other end, of which the label is known.
-    fn from_side(&self, side: Side) -> String {
+    fn pattern(&self, side: Side) -> String {
         let kind = &self.target.name;
         match side {
-            Side::From => format!("{}-[r:`{kind}`]->(b:`{}`)", NodeKey::of(&self.from).pattern('a', 'k'), self.to.label),
+            Side::From => {
+                format!("{}-[r:`{kind}`]->(b:`{}`)", NodeKey::of(&self.from).pattern('a', 'k'), self.to.label)
+            }
             Side::To => format!("{}<-[r:`{kind}`]-(a:`{}`)", NodeKey::of(&self.to).pattern('b', 'k'), self.from.label),
         }
     }
@@ -320,13 +325,13 @@ impl Relationship {
         let columns = self.columns(indexes.iter().copied());
         format!(
             "UNWIND $rows AS row MATCH {} RETURN row.i AS i, id(r) AS id, r.`{VERSION}` AS version, {columns}",
-            self.from_side(side)
+            self.pattern(side)
         )
     }
 
     /// Deletes the relationships `row.ids` of nodes of the anchor's side.
     pub(crate) fn delete(&self) -> String {
-        format!("UNWIND $rows AS row MATCH {} WHERE id(r) IN row.ids DELETE r", self.from_side(self.anchor))
+        format!("UNWIND $rows AS row MATCH {} WHERE id(r) IN row.ids DELETE r", self.pattern(self.anchor))
     }
 
     /// Makes relationships between nodes that are there.
@@ -337,14 +342,14 @@ impl Relationship {
 
     /// Makes the relationship `row.id` of a node of the anchor's side what `row.props` says.
     pub(crate) fn update(&self) -> String {
-        format!("UNWIND $rows AS row MATCH {} WHERE id(r) = row.id SET r = row.props", self.from_side(self.anchor))
+        format!("UNWIND $rows AS row MATCH {} WHERE id(r) = row.id SET r = row.props", self.pattern(self.anchor))
     }
 
     /// All columns of the relationships of some nodes of `side`, or of all when none is given.
     pub(crate) fn held(&self, side: Option<Side>) -> String {
         let columns = self.columns(0..self.places.len());
         match side {
-            Some(side) => format!("UNWIND $rows AS row MATCH {} RETURN {columns}", self.from_side(side)),
+            Some(side) => format!("UNWIND $rows AS row MATCH {} RETURN {columns}", self.pattern(side)),
             None => format!("MATCH {} RETURN {columns}", self.unbound()),
         }
     }
@@ -357,5 +362,62 @@ impl Relationship {
 
     fn unbound(&self) -> String {
         format!("(a:`{}`)-[r:`{}`]->(b:`{}`)", self.from.label, self.target.name, self.to.label)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use arrow::datatypes::{DataType, Field, Schema};
+
+    use super::*;
+
+    fn acted_in() -> Arc<Relationship> {
+        let column = |name: &str| Field::new(name, DataType::Int64, false);
+        let end = |label: &str, column: &str| End {
+            label: label.to_owned(),
+            columns: vec![column.to_owned()],
+            properties: vec![column.to_owned()],
+            stub: Vec::new(),
+            declared: true,
+        };
+        let target = Target {
+            table: "movies".to_owned(),
+            name: "ACTED_IN".to_owned(),
+            shape: Shape::Relationship { from: end("Person", "person_id"), to: end("Movie", "movie_id") },
+            schema: Arc::new(Schema::new(vec![column("person_id"), column("credit_id"), column("movie_id"), column("order")])),
+            key: ["person_id", "movie_id", "credit_id"].map(str::to_owned).to_vec(),
+            record_key: vec!["movie_id".to_owned()],
+            fingerprint: String::new(),
+        };
+        let Ok(Layout::Relationship(layout)) = Layout::of(&target) else { panic!("a relationship") };
+        layout
+    }
+
+    #[test]
+    fn statements_find_nodes_by_key_and_begin_at_the_record() {
+        let layout = acted_in();
+        assert_eq!((layout.anchor, layout.order.as_slice()), (Side::To, [2, 0, 1].as_slice()));
+        let from_movie = "UNWIND $rows AS row MATCH (b:`Movie` {`movie_id`: row.k0})<-[r:`ACTED_IN`]-(a:`Person`)";
+        assert_eq!(
+            layout.read(Side::To, &layout.order),
+            format!(
+                "{from_movie} RETURN row.i AS i, id(r) AS id, r.`_version` AS version, \
+                 b.`movie_id` AS c2, a.`person_id` AS c0, r.`credit_id` AS c1"
+            )
+        );
+        assert_eq!(layout.delete(), format!("{from_movie} WHERE id(r) IN row.ids DELETE r"));
+        assert_eq!(layout.update(), format!("{from_movie} WHERE id(r) = row.id SET r = row.props"));
+        assert_eq!(
+            layout.create(),
+            "UNWIND $rows AS row MATCH (a:`Person` {`person_id`: row.a0}) MATCH (b:`Movie` {`movie_id`: row.b0}) \
+             CREATE (a)-[r:`ACTED_IN`]->(b) SET r = row.props"
+        );
+        let key = NodeKey { label: "Season".to_owned(), properties: vec!["number".to_owned(), "series".to_owned()] };
+        assert_eq!(key.write(), "UNWIND $rows AS row MERGE (n:`Season` {`number`: row.k0, `series`: row.k1}) SET n = row.props");
+        assert_eq!(
+            key.constraint(),
+            "CREATE CONSTRAINT `distributary_6Season_6number_6series` IF NOT EXISTS FOR (n:`Season`) \
+             REQUIRE (n.`number`, n.`series`) IS UNIQUE"
+        );
     }
 }

@@ -1,4 +1,4 @@
-//! Arrow columns as values that a property graph can hold, and back; pure, and without a driver's types.
+//! Arrow columns as values that a property graph can hold; pure, and without a driver's types. The way back is `decode`.
 //!
 //! A property is a boolean, an integer, a float, a text, a date, a moment or a list of one of these. What else Arrow has is
 //! held as text: decimals as digits, bytes in hexadecimal, structs, maps, lists of lists and lists with a null in them as
@@ -6,20 +6,15 @@
 
 use std::sync::Arc;
 
-use arrow::array::{
-    Array, ArrayRef, ArrowPrimitiveType, AsArray, BinaryArray, BooleanArray, Decimal128Array, Decimal256Array, ListArray,
-    MapArray, NullArray, OffsetSizeTrait, PrimitiveArray, StringArray, StructArray, new_null_array,
-};
-use arrow::buffer::{NullBuffer, OffsetBuffer};
-use arrow::compute::kernels::cast_utils::parse_decimal;
+use arrow::array::{Array, AsArray};
 use arrow::datatypes::{
-    ArrowTimestampType, DataType, Date32Type, Decimal128Type, Decimal256Type, Field, Float32Type, Float64Type, Int8Type,
-    Int16Type, Int32Type, Int64Type, TimeUnit, TimestampMicrosecondType, TimestampMillisecondType, TimestampSecondType,
-    UInt8Type, UInt16Type, UInt32Type, UInt64Type,
+    DataType, Date32Type, Decimal128Type, Decimal256Type, Float32Type, Float64Type, Int8Type, Int16Type, Int32Type, Int64Type,
+    TimeUnit, TimestampMicrosecondType, TimestampMillisecondType, TimestampSecondType, UInt8Type, UInt16Type, UInt32Type,
+    UInt64Type,
 };
 use serde_json::Value as Json;
 
-use super::calendar::{date_text, parse_date, parse_timestamp, timestamp_text};
+use super::calendar::{date_text, timestamp_text};
 
 /// Bytes of the longest property value: the embedded engine refuses values above 16 MiB.
 pub(crate) const VALUE_BYTES_MAX: usize = 16 * 1024 * 1024 - 1024;
@@ -53,7 +48,7 @@ impl Cell {
         if let Self::Text(value) = self { Some(value) } else { None }
     }
 
-    fn is_null(&self) -> bool {
+    pub(crate) fn is_null(&self) -> bool {
         matches!(self, Self::Null)
     }
 }
@@ -226,250 +221,9 @@ pub(crate) fn json(value: &Cell) -> Json {
     }
 }
 
-/// The value that [`json`] made, as far as JSON tells.
-pub(crate) fn from_json(value: Json) -> Cell {
-    match value {
-        Json::Null => Cell::Null,
-        Json::Bool(value) => Cell::Bool(value),
-        Json::Number(number) => match number.as_i64() {
-            Some(value) => Cell::Int(value),
-            None => number.as_f64().map_or(Cell::Null, Cell::Float),
-        },
-        Json::String(text) => Cell::Text(text.into()),
-        Json::Array(items) => Cell::List(items.into_iter().map(from_json).collect()),
-        Json::Object(entries) => Cell::Map(entries.into_iter().map(|(name, value)| (name.into(), from_json(value))).collect()),
-    }
-}
-
-/// A column of the target from the property values that hold it.
-///
-/// # Errors
-/// In words, when a value is none that this column is held as.
-pub(crate) fn column(field: &Field, properties: Vec<Cell>) -> Result<ArrayRef, String> {
-    let nested = field.data_type().is_nested();
-    let mut cells = Vec::with_capacity(properties.len());
-    for value in properties {
-        cells.push(match value {
-            Cell::Text(text) if nested => from_json(serde_json::from_str(&text).map_err(|cause| format!("is no JSON: {cause}"))?),
-            other => other,
-        });
-    }
-    array(field.data_type(), &cells).map_err(|message| format!("column `{}`: {message}", field.name()))
-}
-
-fn array(data_type: &DataType, cells: &[Cell]) -> Result<ArrayRef, String> {
-    Ok(match data_type {
-        DataType::Null => Arc::new(NullArray::new(cells.len())),
-        DataType::Boolean => {
-            let values = cells.iter().map(|cell| match cell {
-                Cell::Null => Ok(None),
-                Cell::Bool(value) => Ok(Some(*value)),
-                other => Err(strange(other, data_type)),
-            });
-            Arc::new(values.collect::<Result<BooleanArray, String>>()?)
-        }
-        DataType::Int8 => integers::<Int8Type>(cells)?,
-        DataType::Int16 => integers::<Int16Type>(cells)?,
-        DataType::Int32 => integers::<Int32Type>(cells)?,
-        DataType::Int64 => integers::<Int64Type>(cells)?,
-        DataType::UInt8 => integers::<UInt8Type>(cells)?,
-        DataType::UInt16 => integers::<UInt16Type>(cells)?,
-        DataType::UInt32 => integers::<UInt32Type>(cells)?,
-        DataType::UInt64 => integers::<UInt64Type>(cells)?,
-        #[allow(clippy::cast_possible_truncation)] // The value was an f32 when it was written.
-        DataType::Float32 => primitive::<Float32Type>(cells, |cell| float(cell).map(|value| value as f32))?,
-        DataType::Float64 => primitive::<Float64Type>(cells, float)?,
-        DataType::Utf8 => strings::<i32>(cells)?,
-        DataType::LargeUtf8 => strings::<i64>(cells)?,
-        DataType::Binary => Arc::new(BinaryArray::from_iter(bytes(cells)?)),
-        DataType::LargeBinary => Arc::new(arrow::array::LargeBinaryArray::from_iter(bytes(cells)?)),
-        DataType::Date32 => primitive::<Date32Type>(cells, |cell| match cell {
-            Cell::Date(days) => Some(*days),
-            Cell::Text(text) => parse_date(text).and_then(|days| i32::try_from(days).ok()),
-            _ => None,
-        })?,
-        DataType::Timestamp(unit, zone) => timestamps(*unit, zone.clone(), cells)?,
-        DataType::Decimal128(precision, scale) => {
-            let values = decimals::<Decimal128Type>(cells, *precision, *scale)?;
-            Arc::new(
-                Decimal128Array::from_iter(values)
-                    .with_precision_and_scale(*precision, *scale)
-                    .map_err(|cause| cause.to_string())?,
-            )
-        }
-        DataType::Decimal256(precision, scale) => {
-            let values = decimals::<Decimal256Type>(cells, *precision, *scale)?;
-            Arc::new(
-                Decimal256Array::from_iter(values)
-                    .with_precision_and_scale(*precision, *scale)
-                    .map_err(|cause| cause.to_string())?,
-            )
-        }
-        DataType::List(item) => {
-            let (offsets, nulls, items) = flatten(data_type, cells)?;
-            let items = array(item.data_type(), &items)?;
-            Arc::new(ListArray::try_new(item.clone(), offsets, items, nulls).map_err(|cause| cause.to_string())?)
-        }
-        DataType::Struct(fields) => {
-            let nulls = NullBuffer::from_iter(cells.iter().map(|cell| !cell.is_null()));
-            if fields.is_empty() {
-                return Ok(Arc::new(StructArray::new_empty_fields(cells.len(), Some(nulls))));
-            }
-            let children = fields.iter().map(|field| {
-                let values: Vec<Cell> = cells.iter().map(|cell| entry(cell, field.name())).collect();
-                array(field.data_type(), &values)
-            });
-            let children = children.collect::<Result<Vec<_>, String>>()?;
-            Arc::new(StructArray::try_new(fields.clone(), children, Some(nulls)).map_err(|cause| cause.to_string())?)
-        }
-        DataType::Map(entries, sorted) => {
-            let (offsets, nulls, pairs) = flatten(data_type, cells)?;
-            let DataType::Struct(fields) = entries.data_type() else { return Err(format!("{data_type} has no entries")) };
-            let half = |index: usize| -> Vec<Cell> {
-                pairs
-                    .iter()
-                    .map(|pair| if let Cell::List(pair) = pair { pair.get(index).cloned() } else { None }.unwrap_or(Cell::Null))
-                    .collect()
-            };
-            let columns = vec![array(fields[0].data_type(), &half(0))?, array(fields[1].data_type(), &half(1))?];
-            let structs = StructArray::try_new(fields.clone(), columns, None).map_err(|cause| cause.to_string())?;
-            Arc::new(MapArray::try_new(entries.clone(), offsets, structs, nulls, *sorted).map_err(|cause| cause.to_string())?)
-        }
-        other => {
-            if cells.iter().all(Cell::is_null) {
-                return Ok(new_null_array(other, cells.len()));
-            }
-            return Err(format!("values of type {other} cannot be held"));
-        }
-    })
-}
-
-fn strange(cell: &Cell, data_type: &DataType) -> String {
-    let shown: String = json(cell).to_string().chars().take(80).collect();
-    format!("holds {shown}, which is no {data_type}; something else has written to the graph: resync this target")
-}
-
-fn entry(cell: &Cell, name: &str) -> Cell {
-    let Cell::Map(entries) = cell else { return Cell::Null };
-    entries.iter().find(|(key, _)| key.as_ref() == name).map_or(Cell::Null, |(_, value)| value.clone())
-}
-
-fn float(cell: &Cell) -> Option<f64> {
-    match cell {
-        Cell::Float(value) => Some(*value),
-        #[allow(clippy::cast_precision_loss)] // JSON writes a whole float without a point.
-        Cell::Int(value) => Some(*value as f64),
-        Cell::Text(text) => text.parse().ok(),
-        _ => None,
-    }
-}
-
-fn primitive<T: ArrowPrimitiveType>(cells: &[Cell], take: impl Fn(&Cell) -> Option<T::Native>) -> Result<ArrayRef, String> {
-    Ok(Arc::new(values::<T>(cells, take)?))
-}
-
-fn values<T: ArrowPrimitiveType>(cells: &[Cell], take: impl Fn(&Cell) -> Option<T::Native>) -> Result<PrimitiveArray<T>, String> {
-    let values = cells.iter().map(|cell| match cell {
-        Cell::Null => Ok(None),
-        other => take(other).map(Some).ok_or_else(|| strange(other, &T::DATA_TYPE)),
-    });
-    values.collect()
-}
-
-fn integers<T: ArrowPrimitiveType>(cells: &[Cell]) -> Result<ArrayRef, String>
-where
-    T::Native: TryFrom<i64>,
-{
-    primitive::<T>(cells, |cell| cell.as_int().and_then(|value| T::Native::try_from(value).ok()))
-}
-
-fn strings<O: OffsetSizeTrait>(cells: &[Cell]) -> Result<ArrayRef, String> {
-    let values = cells.iter().map(|cell| match cell {
-        Cell::Null => Ok(None),
-        Cell::Text(text) => Ok(Some(text.as_ref())),
-        other => Err(strange(other, &DataType::Utf8)),
-    });
-    let values = values.collect::<Result<Vec<_>, String>>()?;
-    Ok(if O::IS_LARGE { Arc::new(arrow::array::LargeStringArray::from(values)) } else { Arc::new(StringArray::from(values)) })
-}
-
-fn bytes(cells: &[Cell]) -> Result<Vec<Option<Vec<u8>>>, String> {
-    let values = cells.iter().map(|cell| match cell {
-        Cell::Null => Ok(None),
-        Cell::Text(text) => unhex(text).map(Some).ok_or_else(|| strange(cell, &DataType::Binary)),
-        other => Err(strange(other, &DataType::Binary)),
-    });
-    values.collect()
-}
-
-fn decimals<T: arrow::datatypes::DecimalType>(
-    cells: &[Cell],
-    precision: u8,
-    scale: i8,
-) -> Result<Vec<Option<T::Native>>, String> {
-    let kind = T::TYPE_CONSTRUCTOR(precision, scale);
-    let values = cells.iter().map(|cell| match cell {
-        Cell::Null => Ok(None),
-        Cell::Text(text) => parse_decimal::<T>(text, precision, scale).map(Some).map_err(|_| strange(cell, &kind)),
-        other => Err(strange(other, &kind)),
-    });
-    values.collect()
-}
-
-fn timestamps(unit: TimeUnit, zone: Option<Arc<str>>, cells: &[Cell]) -> Result<ArrayRef, String> {
-    let micros = |cell: &Cell| match cell {
-        Cell::Timestamp(micros, _) => Some(*micros),
-        Cell::Text(text) => parse_timestamp(text),
-        _ => None,
-    };
-    fn zoned<T: ArrowTimestampType>(
-        cells: &[Cell],
-        zone: Option<Arc<str>>,
-        take: impl Fn(&Cell) -> Option<i64>,
-    ) -> Result<ArrayRef, String> {
-        Ok(Arc::new(values::<T>(cells, take)?.with_timezone_opt(zone)))
-    }
-    match unit {
-        TimeUnit::Second => {
-            zoned::<TimestampSecondType>(cells, zone, |cell| micros(cell).map(|value| value.div_euclid(1_000_000)))
-        }
-        TimeUnit::Millisecond => {
-            zoned::<TimestampMillisecondType>(cells, zone, |cell| micros(cell).map(|value| value.div_euclid(1_000)))
-        }
-        _ => zoned::<TimestampMicrosecondType>(cells, zone, micros),
-    }
-}
-
-/// What a column of lists holds: where each begins, which are null, and all their items.
-type Flat = (OffsetBuffer<i32>, Option<NullBuffer>, Vec<Cell>);
-
-fn flatten(data_type: &DataType, cells: &[Cell]) -> Result<Flat, String> {
-    let mut lengths = Vec::with_capacity(cells.len());
-    let mut items = Vec::new();
-    for cell in cells {
-        match cell {
-            Cell::Null => lengths.push(0),
-            Cell::List(list) => {
-                lengths.push(list.len());
-                items.extend(list.iter().cloned());
-            }
-            other => return Err(strange(other, data_type)),
-        }
-    }
-    let nulls = NullBuffer::from_iter(cells.iter().map(|cell| !cell.is_null()));
-    Ok((OffsetBuffer::from_lengths(lengths), Some(nulls), items))
-}
-
 fn hex(bytes: &[u8]) -> String {
     const DIGITS: &[u8; 16] = b"0123456789abcdef";
     bytes.iter().flat_map(|byte| [byte >> 4, byte & 15]).map(|digit| char::from(DIGITS[usize::from(digit)])).collect()
-}
-
-fn unhex(text: &str) -> Option<Vec<u8>> {
-    let digits: Option<Vec<u8>> =
-        text.chars().map(|digit| digit.to_digit(16).and_then(|digit| u8::try_from(digit).ok())).collect();
-    let digits = digits?;
-    digits.len().is_multiple_of(2).then(|| digits.chunks_exact(2).map(|pair| pair[0] << 4 | pair[1]).collect())
 }
 
 /// A text for some key values that compares, byte by byte, as the values do: integers by size, texts by their bytes, and value by
@@ -496,4 +250,33 @@ fn push_ordered(text: &mut String, value: i64) {
     use std::fmt::Write as _;
     // Writing into a `String` cannot fail.
     let _ = write!(text, "{:020}", (value as u64) ^ (1 << 63));
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    proptest! {
+        #[test]
+        fn texts_of_keys_compare_as_the_keys_do(
+            one in (any::<i64>(), "[\0\u{1}a😀]{0,3}", any::<i32>(), "[\0\u{1}ab]{0,3}"),
+            other in (any::<i64>(), "[\0\u{1}a😀]{0,3}", any::<i32>(), "[\0\u{1}ab]{0,3}"),
+            same in any::<bool>(),
+        ) {
+            let other = if same { (one.0, other.1, other.2, other.3) } else { other };
+            let text = |key: &(i64, String, i32, String)| {
+                key_text(&[Cell::Int(key.0), Cell::text(&key.1), Cell::Date(key.2), Cell::text(&key.3)])
+            };
+            prop_assert_eq!(text(&one).cmp(&text(&other)), one.cmp(&other));
+        }
+    }
+
+    #[test]
+    fn null_is_no_text() {
+        let texts = [vec![Cell::Null, Cell::text("")], vec![Cell::text(""), Cell::Null], vec![Cell::text("\0"), Cell::text("")]];
+        let texts: std::collections::BTreeSet<String> = texts.iter().map(key_text).collect();
+        assert_eq!(texts.len(), 3);
+    }
 }

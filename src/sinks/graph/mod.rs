@@ -6,7 +6,7 @@
 //! of their order. Data and checkpoints are one transaction: they become visible together.
 //!
 //! - `config`: where the graph lives.
-//! - `encode`, `calendar`: Arrow values as properties, and back; pure.
+//! - `encode`, `decode`, `calendar`: Arrow values as properties, and back; pure.
 //! - `cypher`: targets as labels and types, and the statements; pure.
 //! - `stubs`: who owns a node; pure.
 //! - `apply`: a batch, from rows to statements.
@@ -20,6 +20,7 @@ mod calendar;
 mod client;
 mod config;
 mod cypher;
+mod decode;
 mod encode;
 mod sink;
 mod stubs;

@@ -17,7 +17,8 @@ use super::apply::{Context, row};
 use super::client::{Executor, Grafeo, Row};
 use super::config::GraphOptions;
 use super::cypher::{CHECKPOINT, LANE, Layout, NodeKey, SINK, Side, check};
-use super::encode::{Cell, column, key_text, property};
+use super::decode::column;
+use super::encode::{Cell, key_text, property};
 
 /// Opens the graph, alone, and makes its directory when it is missing.
 ///
@@ -366,7 +367,10 @@ impl Graph {
             chunks.push(&[]);
         }
         for some in chunks {
-            let answers = self.engine.read(&statement, some.to_vec())?;
+            let mut answers = self.engine.read(&statement, some.to_vec())?;
+            if let Layout::Node(_) = layout {
+                answers.retain_mut(|cells| cells.pop().is_none_or(|stub| stub == Cell::Null));
+            }
             rows.extend(
                 answers.into_iter().filter(|cells| wanted.contains(&key_text(places.iter().map(|&place| &cells[place])))),
             );
@@ -421,7 +425,8 @@ fn label_keys(layouts: &[Layout]) -> Result<Vec<NodeKey>, SinkError> {
             .collect();
         let (known, kinds, by) =
             labels.entry(key.label.clone()).or_insert_with(|| (key.clone(), types.clone(), target.name.clone()));
-        if *known == key && *kinds == types {
+        let alike = kinds.len() == types.len() && kinds.iter().zip(&types).all(|(one, other)| alike(one, other));
+        if *known == key && alike {
             return Ok(());
         }
         let show = |key: &NodeKey, types: &[DataType]| {
@@ -447,6 +452,12 @@ fn label_keys(layouts: &[Layout]) -> Result<Vec<NodeKey>, SinkError> {
         }
     }
     Ok(labels.into_values().map(|(key, _, _)| key).collect())
+}
+
+/// Whether values of both types are one value in the graph when they are equal: integers of any width are.
+fn alike(one: &DataType, other: &DataType) -> bool {
+    let texts = [DataType::Utf8, DataType::LargeUtf8];
+    one == other || (one.is_integer() && other.is_integer()) || (texts.contains(one) && texts.contains(other))
 }
 
 /// Rows of cells as a batch.

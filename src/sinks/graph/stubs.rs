@@ -101,13 +101,17 @@ impl Nodes {
     /// What to do with a node before the relationships of the batch are written ([`Step::Write`]) or after it (the others).
     pub(crate) fn step(&self, node: &Touched) -> Step {
         match (&node.record, &node.state) {
-            (Some(RecordChange::Upsert { version, .. }), State::Record { version: held }) if held > version => return Step::Keep,
+            (Some(RecordChange::Upsert { version, .. }), State::Record { version: held }) if held > version => {
+                return Step::Keep;
+            }
             (Some(RecordChange::Upsert { version, properties }), _) => {
                 let mut properties = properties.clone();
                 properties.push((Arc::from(VERSION), Cell::Int(*version)));
                 return Step::Write(properties);
             }
-            (Some(RecordChange::Delete { version }), State::Record { version: held }) if held <= version => return Step::Remake,
+            (Some(RecordChange::Delete { version }), State::Record { version: held }) if held <= version => {
+                return Step::Remake;
+            }
             (_, State::Record { .. }) => return Step::Keep,
             (_, State::Absent | State::Stub { .. }) => {}
         }
