@@ -8,6 +8,7 @@
 pub mod compile;
 pub mod diff;
 pub mod file;
+mod names;
 pub mod project;
 mod rowlocal;
 pub mod target;
