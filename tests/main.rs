@@ -6,3 +6,4 @@ mod crash;
 mod mappings;
 mod model;
 mod support;
+mod tidy;

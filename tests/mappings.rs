@@ -6,8 +6,8 @@ use std::path::Path;
 use std::sync::Arc;
 
 use arrow::array::{
-    Array, ArrayRef, BinaryArray, BooleanArray, Date32Array, Decimal128Array, Float32Array, Float64Array, Int8Array, Int16Array, Int32Array,
-    Int64Array, ListArray, MapArray, RecordBatch, StringArray, StructArray, TimestampMicrosecondArray,
+    Array, ArrayRef, BinaryArray, BooleanArray, Date32Array, Decimal128Array, Float32Array, Float64Array, Int8Array, Int16Array,
+    Int32Array, Int64Array, ListArray, MapArray, RecordBatch, StringArray, StructArray, TimestampMicrosecondArray,
 };
 use arrow::buffer::OffsetBuffer;
 use arrow::datatypes::{DataType, Field, Fields, Int32Type, Schema, SchemaRef};
@@ -198,7 +198,13 @@ fn what_is_row_local_is_taken() {
         "SELECT id, date_part('year', day) AS year, try_cast(name AS BIGINT) AS number, sha256(name) AS digest FROM t",
     ];
     for sql in queries {
-        let key = if sql.contains("kind") { "id, kind" } else if sql.contains("AS part,") { "id, part" } else { "id" };
+        let key = if sql.contains("kind") {
+            "id, kind"
+        } else if sql.contains("AS part,") {
+            "id, part"
+        } else {
+            "id"
+        };
         wait_for(compiled(&one_table(key, sql))).unwrap_or_else(|error| panic!("{sql}: {error}"));
     }
 }
@@ -219,7 +225,10 @@ fn books_schema() -> SchemaRef {
         Field::new("published", DataType::Date32, true),
         Field::new("cover", DataType::Binary, true),
         Field::new("digests", DataType::Map(Arc::new(Field::new("entries", DataType::Struct(entries), false)), false), true),
-        list("editions", DataType::Struct(Fields::from(vec![Field::new("year", DataType::Int32, true), list("places", DataType::Utf8)]))),
+        list(
+            "editions",
+            DataType::Struct(Fields::from(vec![Field::new("year", DataType::Int32, true), list("places", DataType::Utf8)])),
+        ),
         list("subjects", DataType::Utf8),
         list("written_by", written),
     ]))
@@ -236,7 +245,8 @@ fn writers_schema() -> SchemaRef {
 }
 
 fn a_book(isbn: &str, title: &str, writers: &[(&str, i16)]) -> Value {
-    let written: Vec<Value> = (1..).zip(writers).map(|(at, (c, n))| json!({"position": at, "country": c, "number": n, "share": 0.5})).collect();
+    let written: Vec<Value> =
+        (1..).zip(writers).map(|(at, (c, n))| json!({"position": at, "country": c, "number": n, "share": 0.5})).collect();
     json!({
         "isbn": isbn, "title": title, "summary": format!("What {title} is about"), "price": "12.50", "published": "1915-02-08",
         "cover": "00ff", "digests": {"md5": "d41d", "sha1": null}, "editions": [{"year": 1843, "places": ["London", null]}, null],
@@ -276,17 +286,25 @@ fn books_and_writers_pass_through_the_same_engine() {
         let setup = bench.open().await;
         assert!(synced(&setup).await > 0);
 
-        let rows = asked(&setup, SinkKind::Clickhouse, "SELECT isbn, toString(price) AS price, toString(published) AS published, year FROM book_current ORDER BY isbn").await;
+        let rows = asked(
+            &setup,
+            SinkKind::Clickhouse,
+            "SELECT isbn, toString(price) AS price, toString(published) AS published, year FROM book_current ORDER BY isbn",
+        )
+        .await;
         assert_eq!(rows[0], json!({"isbn": "1", "price": "12.5", "published": "1915-02-08", "year": 1915}));
         let rows = asked(&setup, SinkKind::Clickhouse, "SELECT subject FROM subject ORDER BY subject").await;
         assert_eq!(rows, json!([{"subject": "ghosts"}, {"subject": "winter"}]));
         // One writer has a record, the other is a stub of both its key columns.
         let writers = "MATCH (b:Book {isbn: '2'})-[r:WRITTEN_BY]->(w:Writer) RETURN r.position AS at, w.country AS c, w.number AS n, w.name AS name, w.`_stub` AS stub ORDER BY at";
         let rows = asked(&setup, SinkKind::Graph, writers).await;
-        assert_eq!(rows, json!([
-            {"at": 1, "c": "gb", "n": 1, "name": "Charles", "stub": null},
-            {"at": 2, "c": "fr", "n": 7, "name": null, "stub": true},
-        ]));
+        assert_eq!(
+            rows,
+            json!([
+                {"at": 1, "c": "gb", "n": 1, "name": "Charles", "stub": null},
+                {"at": 2, "c": "fr", "n": 7, "name": null, "stub": true},
+            ])
+        );
 
         // The stub's record comes, a book is given away, and everything else stays.
         let more = [json!({"country": "fr", "number": 7, "name": "Jules", "about": null, "alive": false})];
@@ -306,13 +324,19 @@ fn every_type() -> RecordBatch {
     let structs = Fields::from(vec![Field::new("a", DataType::Int32, true), strings("b")]);
     let a_struct = StructArray::new(
         structs.clone(),
-        vec![Arc::new(Int32Array::from(vec![Some(1), None, None])) as ArrayRef, Arc::new(StringArray::from(vec![Some("x"), None, Some("")]))],
+        vec![
+            Arc::new(Int32Array::from(vec![Some(1), None, None])) as ArrayRef,
+            Arc::new(StringArray::from(vec![Some("x"), None, Some("")])),
+        ],
         Some(vec![true, false, true].into()),
     );
     let entries = Fields::from(vec![Field::new("key", DataType::Utf8, false), Field::new("value", DataType::Int64, true)]);
     let pairs = StructArray::new(
         entries.clone(),
-        vec![Arc::new(StringArray::from(vec!["k", "l", "m"])) as ArrayRef, Arc::new(Int64Array::from(vec![Some(1), None, Some(i64::MIN)]))],
+        vec![
+            Arc::new(StringArray::from(vec!["k", "l", "m"])) as ArrayRef,
+            Arc::new(Int64Array::from(vec![Some(1), None, Some(i64::MIN)])),
+        ],
         None,
     );
     let map = MapArray::new(
