@@ -5,5 +5,6 @@
 
 mod cli;
 mod crash;
+mod mappings;
 mod model;
 mod support;

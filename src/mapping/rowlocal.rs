@@ -45,7 +45,9 @@ fn node_refusal(node: &LogicalPlan) -> Option<String> {
             format!("the window {}", w.window_expr.iter().map(ToString::to_string).collect::<Vec<_>>().join(", "))
         }
         LogicalPlan::Join(j) => {
-            let on: Vec<String> = j.on.iter().map(|(l, r)| format!("{l} = {r}")).collect();
+            // As planned, before any optimisation, conditions are still in the filter.
+            let equal = j.on.iter().map(|(l, r)| format!("{l} = {r}"));
+            let on: Vec<String> = equal.chain(j.filter.iter().map(ToString::to_string)).collect();
             format!("a join{}", if on.is_empty() { String::new() } else { format!(" on {}", on.join(" and ")) })
         }
         LogicalPlan::Distinct(_) => "DISTINCT".to_owned(),
