@@ -186,8 +186,8 @@ const DEFAULT_WINDOW_MIB: u64 = 4096;
 const DEFAULT_TEXT_KIB: u64 = 1024;
 /// So many bad records are a bad mapping.
 const DEFAULT_QUARANTINE_ENTRIES: usize = 100_000;
-/// What an address may look like, by kind.
-const SERVERS: [&str; 8] = ["http:", "https:", "bolt:", "neo4j:", "neo4j+s:", "qdrant:", "pinecone:", "bolt+s:"];
+/// Schemes of servers, which later versions deliver to.
+const SERVERS: [&str; 8] = ["http", "https", "bolt", "bolt+s", "neo4j", "neo4j+s", "qdrant", "pinecone"];
 
 /// Why a configuration cannot be used.
 #[derive(Debug, thiserror::Error)]
@@ -287,6 +287,20 @@ fn source(mut source: SourceEntry, base: &Path) -> Result<SourceEntry, String> {
     Ok(source)
 }
 
+/// An address without what it may carry of a password: for messages.
+#[must_use]
+pub fn shown(address: &str) -> String {
+    match address.split_once("://") {
+        Some((scheme, rest)) => {
+            let authority = rest.split('/').next().unwrap_or_default();
+            let host = authority.rsplit_once('@').map_or(authority, |(_, host)| host);
+            let path = rest.get(authority.len()..).unwrap_or_default();
+            format!("{scheme}://{host}{}", path.split('?').next().unwrap_or_default())
+        }
+        None => address.to_owned(),
+    }
+}
+
 /// A URL as it is, a path made absolute.
 fn location(text: &str, base: &Path) -> String {
     if text.contains("://") { text.to_owned() } else { base.join(text).display().to_string() }
@@ -303,12 +317,12 @@ fn sink(
     let url = entry.url;
     match url.split_once(':') {
         Some((found, path)) if found == scheme && !path.is_empty() => Ok(Some(make(base.join(path)))),
-        _ if SERVERS.iter().any(|server| url.starts_with(server)) => {
-            // The address itself may carry a password, so it is not repeated.
-            let found = url.split(':').next().unwrap_or_default();
+        // An address may carry a password, so it is never repeated.
+        Some((found, rest)) if rest.starts_with("//") || SERVERS.contains(&found) => {
+            let found: String = found.chars().filter(|c| c.is_ascii_alphanumeric() || *c == '+').collect();
             Err(format!("`{key}.url`: {found} is a server; this version delivers to the embedded engine, {scheme}:PATH"))
         }
-        _ => Err(format!("`{key}.url` is {url:?}; it must be {scheme}:PATH")),
+        _ => Err(format!("`{key}.url` must be {scheme}:PATH")),
     }
 }
 
@@ -468,6 +482,13 @@ mod tests {
     }
 
     #[test]
+    fn an_address_is_shown_without_its_password() {
+        assert_eq!(shown("s3://key:PW@bucket/x?token=PW"), "s3://bucket/x");
+        assert_eq!(shown("file:///srv/x"), "file:///srv/x");
+        assert_eq!(shown("silver/x"), "silver/x");
+    }
+
+    #[test]
     fn off_is_a_word_here() {
         assert_eq!(read(&format!("{SMALLEST}embed: off\n"), &[]).unwrap().embed, Choice::Off);
     }
@@ -479,6 +500,7 @@ mod tests {
             ("source: {root: s}\nclickhouse: {url: \"chdb:x\"}\n", "`mapping`"),
             ("source: {root: s}\nmapping: m.yaml\n", "no sink"),
             ("source: {root: s}\nmapping: m.yaml\ngraph: {url: \"chdb:x\"}\n", "grafeo:PATH"),
+            ("source: {root: s}\nmapping: m.yaml\nclickhouse: {url: \"clickhouse://u:secret@h\"}\n", "is a server"),
             ("source: {root: s}\nmapping: m.yaml\nclickhouse: {url: \"http://u:secret@h\"}\n", "is a server"),
         ] {
             let error = read(text, &[]).unwrap_err().to_string();

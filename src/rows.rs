@@ -263,7 +263,7 @@ mod tests {
 
     fn equal(left: &ArrayRef, right: &ArrayRef) -> Vec<bool> {
         let encoder = Encoder::new(&[left.data_type().clone()]).unwrap();
-        let (a, b) = (encoder.encode(&[left.clone()]).unwrap(), encoder.encode(&[right.clone()]).unwrap());
+        let (a, b) = (encoder.encode(std::slice::from_ref(left)).unwrap(), encoder.encode(std::slice::from_ref(right)).unwrap());
         (0..left.len()).map(|row| a.row(row) == b.row(row)).collect()
     }
 

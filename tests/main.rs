@@ -1,6 +1,8 @@
 //! Everything that is tested from outside, in one binary: the model, crashes, the command line, bad input, mappings, and the rules that
 //! the source keeps.
 
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
+
 mod cli;
 mod crash;
 mod mappings;

@@ -54,7 +54,10 @@ pub(super) async fn search(global: &Global, args: &SearchArgs) -> Outcome {
 /// Embeds the words and finds what is near them.
 pub(super) async fn nearest(setup: &Setup, args: &SearchArgs) -> Result<Vec<Map<String, Value>>, String> {
     let embedder = setup.embedder.as_ref().ok_or("there is nothing to search: `vectors` is not configured, or `embed` is off")?;
-    let vector = embedder.embed(vec![args.text.clone()]).await.map_err(|e| e.to_string())?.pop().unwrap_or_default();
+    // A question longer than the model takes is asked by its first piece.
+    let pieces = embedder.chunk(vec![args.text.clone()]).await.map_err(|e| e.to_string())?.pop().unwrap_or_default();
+    let text = pieces.first().and_then(|piece| args.text.get(piece.clone())).ok_or("there are no words to look for")?;
+    let vector = embedder.embed(vec![text.to_owned()]).await.map_err(|e| e.to_string())?.pop().unwrap_or_default();
     let (collection, conditions, top) = (args.collection.clone(), args.conditions.clone(), args.top);
     one(setup, SinkKind::Vectors, &Query::Nearest { collection, vector, conditions, top }).await
 }

@@ -14,6 +14,7 @@ use std::io::Write;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
+use clap::builder::BoolishValueParser;
 use clap::{Args, Parser, Subcommand};
 
 use crate::config::Config;
@@ -47,10 +48,10 @@ struct Global {
     #[arg(long, global = true, env = "DISTRIBUTARY_CONFIG", default_value = "distributary.yaml", value_name = "FILE")]
     config: PathBuf,
     /// Print JSON for machines instead of tables.
-    #[arg(long, global = true, env = "DISTRIBUTARY_JSON")]
+    #[arg(long, global = true, env = "DISTRIBUTARY_JSON", value_parser = BoolishValueParser::new())]
     json: bool,
     /// Never reach out for files that are not in the cache.
-    #[arg(long, global = true, env = "DISTRIBUTARY_OFFLINE")]
+    #[arg(long, global = true, env = "DISTRIBUTARY_OFFLINE", value_parser = BoolishValueParser::new())]
     offline: bool,
 }
 
@@ -75,7 +76,7 @@ enum Command {
     Plan(run::SyncArgs),
     /// Bring every target to what the mapping makes of the Silver tables now.
     #[command(
-        after_help = "Examples:\n  distributary sync\n  distributary sync --json | jq '.tables[].targets[]'\n  distributary sync --rebuild"
+        after_help = "Examples:\n  distributary sync\n  distributary sync --json | jq '.tables[].targets[]'\n  distributary sync --rebuild\n  distributary sync --repair"
     )]
     Sync(run::SyncArgs),
     /// Say how far each lane has come, and what is in quarantine.

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use clap::Args;
+use clap::builder::BoolishValueParser;
 use tokio_util::sync::CancellationToken;
 
 use super::{DONE, Global, Outcome, PARTIAL, STOPPED, fetch, note, out, progress, show};
@@ -12,8 +13,12 @@ use crate::sync::{self, Needed, OpenError, Options, Setup};
 #[derive(Debug, Args)]
 pub(super) struct SyncArgs {
     /// Fill lanes anew whose projection or model changed since they were filled. Without it such a lane stops.
-    #[arg(long, env = "DISTRIBUTARY_REBUILD")]
+    #[arg(long, env = "DISTRIBUTARY_REBUILD", value_parser = BoolishValueParser::new())]
     rebuild: bool,
+    /// Compare every row with what the sinks hold, whatever the checkpoints say, and write the difference: for a sink that lost
+    /// something, or was changed by somebody else.
+    #[arg(long, env = "DISTRIBUTARY_REPAIR", value_parser = BoolishValueParser::new())]
+    repair: bool,
 }
 
 /// Opens what the configuration names, fetching what it needs.
@@ -21,6 +26,15 @@ pub(super) async fn open(global: &Global, needed: Needed) -> Result<Setup, Box<d
     let config = global.config()?;
     let files = fetch::needed(&config, needed).map_err(OpenError::from)?;
     Ok(Setup::open(config, &files, needed).await?)
+}
+
+/// Opens everything, or says what cannot be opened.
+async fn whole(global: &Global) -> Result<Setup, Box<dyn std::error::Error + Send + Sync>> {
+    let mut setup = open(global, Needed::ALL).await?;
+    match setup.unopened.pop() {
+        Some((_, error)) => Err(OpenError::from(error).into()),
+        None => Ok(setup),
+    }
 }
 
 pub(super) async fn check(global: &Global) -> Outcome {
@@ -40,12 +54,13 @@ pub(super) async fn sync(global: &Global, args: &SyncArgs, dry_run: bool) -> Out
     let cancel = CancellationToken::new();
     let on_signal = cancel.clone();
     tokio::spawn(async move {
-        if tokio::signal::ctrl_c().await.is_ok() {
+        if told_to_stop().await.is_ok() {
             note("stopping: the batch under way is finished first");
             on_signal.cancel();
         }
     });
-    let options = Options { dry_run, rebuild: args.rebuild, cancel, progress: Some(Arc::new(progress::Syncing::new())) };
+    let progress: Option<Arc<dyn sync::Progress>> = Some(Arc::new(progress::Syncing::new()));
+    let options = Options { dry_run, rebuild: args.rebuild, repair: args.repair, cancel, progress };
     let report = sync::sync(&setup, &options).await;
     drop(options);
     let closed = setup.close().await;
@@ -59,6 +74,15 @@ pub(super) async fn sync(global: &Global, args: &SyncArgs, dry_run: bool) -> Out
     Ok(exit_code(&report))
 }
 
+/// Returns at Ctrl-C, and at the signal by which schedulers end a process.
+async fn told_to_stop() -> std::io::Result<()> {
+    let mut terminate = tokio::signal::unix::signal(tokio::signal::unix::SignalKind::terminate())?;
+    tokio::select! {
+        interrupted = tokio::signal::ctrl_c() => interrupted,
+        _ = terminate.recv() => Ok(()),
+    }
+}
+
 /// The exit code that a report deserves.
 pub(super) fn exit_code(report: &SyncReport) -> u8 {
     match (report.stopped(), report.ok()) {
@@ -69,7 +93,7 @@ pub(super) fn exit_code(report: &SyncReport) -> u8 {
 }
 
 pub(super) async fn status(global: &Global) -> Outcome {
-    let setup = open(global, Needed::ALL).await?;
+    let setup = whole(global).await?;
     let report = sync::status(&setup).await?;
     setup.close().await.map_err(OpenError::from)?;
     if global.json {
@@ -81,7 +105,7 @@ pub(super) async fn status(global: &Global) -> Outcome {
 }
 
 pub(super) async fn verify(global: &Global) -> Outcome {
-    let setup = open(global, Needed::ALL).await?;
+    let setup = whole(global).await?;
     let report = sync::verify(&setup).await?;
     setup.close().await.map_err(OpenError::from)?;
     if global.json {

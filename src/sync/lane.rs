@@ -22,6 +22,8 @@ pub(super) struct Lane {
     /// The model's identity, for vectors.
     pub(super) model: Option<String>,
     pub(super) schema_fingerprint: String,
+    /// Whether a repair that was asked for is done.
+    pub(super) repaired: bool,
 }
 
 /// What is next for a lane.
@@ -58,6 +60,8 @@ impl Lane {
             failed: None,
             model: self.model.clone(),
             schema_fingerprint: self.schema_fingerprint.clone(),
+            // A lane that is handed out takes a step, and the first step of a repair is the repair.
+            repaired: true,
         }
     }
 
@@ -86,6 +90,11 @@ impl Lane {
             }
             let mut plan = table.plan(None).await?;
             "the projection changed and --rebuild was given".clone_into(&mut plan.reason);
+            return Ok(Some(Step { plan, files_done: 0, careful: true, rebuild: true }));
+        }
+        if options.repair && !self.repaired {
+            let mut plan = table.plan(None).await?;
+            "--repair was given".clone_into(&mut plan.reason);
             return Ok(Some(Step { plan, files_done: 0, careful: true, rebuild: true }));
         }
         if let Some(pending) = &checkpoint.pending {
@@ -213,6 +222,7 @@ pub(super) async fn lanes(setup: &Setup, opened: &Opened, options: &Options) -> 
                     failed: None,
                     model: setup.model_of(target),
                     schema_fingerprint: table.schema_fingerprint.clone(),
+                    repaired: false,
                 };
                 if let Err(error) = sink.check(target) {
                     lane.fail(error.into());
@@ -221,9 +231,8 @@ pub(super) async fn lanes(setup: &Setup, opened: &Opened, options: &Options) -> 
             }
         }
         if let Err(error) = ready(sink, &mut of_sink, opened, options).await {
-            let message = describe(&error);
             for lane in of_sink.iter_mut().filter(|lane| lane.failed.is_none()) {
-                lane.fail(SinkError { message: message.clone(), source: None, ..copy(&error) }.into());
+                lane.fail(again(&error).into());
             }
         }
         lanes.append(&mut of_sink);
@@ -231,8 +240,11 @@ pub(super) async fn lanes(setup: &Setup, opened: &Opened, options: &Options) -> 
     lanes
 }
 
-fn copy(error: &SinkError) -> SinkError {
-    SinkError { class: error.class, sink: error.sink, message: String::new(), source: None }
+/// The same error for another lane; its causes become part of the message.
+pub(super) fn again(error: &SinkError) -> SinkError {
+    let text = describe(error);
+    let message = text.strip_prefix(&format!("{}: ", error.sink)).unwrap_or(&text).to_owned();
+    SinkError { class: error.class, sink: error.sink, message, source: None }
 }
 
 /// Reads the checkpoints of a sink, and prepares the lanes that may be written to.
@@ -249,7 +261,17 @@ async fn ready(sink: &Arc<dyn Sink>, lanes: &mut [Lane], opened: &Opened, option
         let changed = lane.checkpoint.as_ref().is_some_and(|c| lane.changed(c).is_some());
         lane.failed.is_none() && (options.rebuild || !changed)
     };
-    let targets: Vec<Arc<Target>> = lanes.iter().filter(wanted).map(|lane| lane.target().clone()).collect();
+    let mut targets: Vec<Arc<Target>> = lanes.iter().filter(wanted).map(|lane| lane.target().clone()).collect();
+    if sink.prepare(&targets, &[]).await.is_err() {
+        // One that cannot be made ready holds back no other.
+        let wanted = targets.clone();
+        for lane in lanes.iter_mut().filter(|lane| wanted.iter().any(|t| Arc::ptr_eq(t, lane.target()))) {
+            if let Err(error) = sink.prepare(std::slice::from_ref(lane.target()), &[]).await {
+                targets.retain(|t| !Arc::ptr_eq(t, lane.projection.target()));
+                lane.fail(error.into());
+            }
+        }
+    }
     let dimensions: Vec<_> = opened
         .mapping
         .dimensions

@@ -35,6 +35,8 @@ pub struct Options {
     pub dry_run: bool,
     /// Fill lanes anew whose projection or model changed, instead of stopping.
     pub rebuild: bool,
+    /// Compare every lane with what its sink holds, whatever its checkpoint says.
+    pub repair: bool,
     /// Told to stop: the batch under way is finished, nothing new is begun.
     pub cancel: CancellationToken,
     /// Hears what happens.
@@ -99,6 +101,7 @@ pub async fn sync(setup: &Setup, options: &Options) -> Result<SyncReport, OpenEr
     let mut lanes = lane::lanes(setup, &opened, options).await;
     report.left_alone = lane::left_alone(setup).await;
     report.tables = opened.failed.iter().map(|(name, error)| setup.unreadable(name, error)).collect();
+    report.tables.extend(setup.unopened.iter().flat_map(|(sink, error)| setup.without(*sink, error)));
     for (name, table) in &opened.tables {
         let of_table: Vec<lane::Lane> = lanes.extract_if(.., |lane| lane.table() == name).collect();
         let run = table::Run { setup, options, table: table.clone(), quarantine: quarantine.clone() };

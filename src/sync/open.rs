@@ -9,7 +9,7 @@ use datafusion::execution::runtime_env::{RuntimeEnv, RuntimeEnvBuilder};
 
 use super::lane::describe;
 use crate::changes::{ChangesError, OnGap, RecordCounts, Strategy, Table, TableOptions};
-use crate::config::{self, Config, ConfigError, MissingTables, SinkUrl};
+use crate::config::{self, Config, ConfigError, MissingTables, SinkUrl, shown};
 use crate::embed::{self, EmbedError, Worker};
 use crate::fetch::{FetchError, Paths};
 use crate::mapping::file::TableEntry;
@@ -17,7 +17,7 @@ use crate::mapping::target::{Shape, Target};
 use crate::mapping::{Compiled, MappingError, MappingFile, compile};
 use crate::report::{TableReport, TargetReport};
 use crate::sinks::quarantine::QuarantineError;
-use crate::sinks::{Sink, SinkError, SinkKind, clickhouse, graph, vectors};
+use crate::sinks::{Class, Sink, SinkError, SinkKind, clickhouse, graph, vectors};
 
 /// Why nothing could be tried.
 #[derive(Debug, thiserror::Error)]
@@ -56,6 +56,8 @@ pub struct Setup {
     pub mapping: MappingFile,
     /// The sinks that are configured, open.
     pub sinks: Vec<Arc<dyn Sink>>,
+    /// Sinks that are configured and could not be opened: a run goes on without them and says so.
+    pub unopened: Vec<(SinkKind, SinkError)>,
     /// What makes vectors; none when embedding is off.
     pub embedder: Option<Arc<Worker>>,
     /// Memory and spilling.
@@ -112,13 +114,20 @@ impl Setup {
             None
         };
         let mut sinks: Vec<Arc<dyn Sink>> = Vec::new();
+        let mut unopened = Vec::new();
+        let mut take = |kind: SinkKind, opened: Result<Arc<dyn Sink>, SinkError>| match opened {
+            Ok(sink) => sinks.push(sink),
+            Err(error) => unopened.push((kind, error)),
+        };
         if let Some(SinkUrl::Chdb(path)) = config.clickhouse.as_ref().filter(|_| needed.clickhouse) {
             let library = files.library.clone().unwrap_or_default();
             let options = clickhouse::ClickhouseOptions::new(path.clone(), library);
-            sinks.push(Arc::new(clickhouse::open(options).await?));
+            let opened = clickhouse::open(options).await;
+            take(SinkKind::Clickhouse, opened.map(|sink| Arc::new(sink) as Arc<dyn Sink>));
         }
         if let Some(SinkUrl::Grafeo(path)) = config.graph.as_ref().filter(|_| needed.graph) {
-            sinks.push(Arc::new(graph::open(graph::GraphOptions::at(path.clone())).await?));
+            let opened = graph::open(graph::GraphOptions::at(path.clone())).await;
+            take(SinkKind::Graph, opened.map(|sink| Arc::new(sink) as Arc<dyn Sink>));
         }
         if let (Some(SinkUrl::Edge(path)), Some(embedder)) = (&config.vectors, &embedder) {
             let options = vectors::VectorsOptions {
@@ -126,10 +135,14 @@ impl Setup {
                 model: embedder.identity().to_owned(),
                 dimensions: embedder.dimensions(),
             };
-            sinks.push(Arc::new(vectors::open(options).await?));
+            let opened = vectors::open(options).await;
+            take(SinkKind::Vectors, opened.map(|sink| Arc::new(sink) as Arc<dyn Sink>));
+        }
+        if sinks.is_empty() && !unopened.is_empty() {
+            return Err(unopened.swap_remove(0).1.into());
         }
         let runtime = runtime(&config)?;
-        Ok(Self { config, mapping, sinks, embedder, runtime })
+        Ok(Self { config, mapping, sinks, unopened, embedder, runtime })
     }
 
     /// Closes the sinks: everything accepted becomes durable.
@@ -177,25 +190,27 @@ impl Setup {
         options
     }
 
+    /// An entry for each table whose targets a sink would hold that could not be opened.
+    pub(super) fn without(&self, sink: SinkKind, error: &SinkError) -> Vec<TableReport> {
+        let of_sink = |entry: &TableEntry| {
+            let targets = entry.targets().into_iter().filter(|(kind, _)| *kind == sink);
+            targets.map(|(kind, target)| failed_target(kind, target, error, error.class == Class::Stop)).collect()
+        };
+        let reports =
+            self.mapping.tables.iter().map(|(table, entry)| nothing_read(table, "the sink cannot be opened", of_sink(entry)));
+        reports.filter(|report| !report.targets.is_empty()).collect()
+    }
+
     /// The entry for a table that is there and cannot be read.
     pub(super) fn unreadable(&self, table: &str, error: &ChangesError) -> TableReport {
         let configured = |sink: SinkKind| self.sinks.iter().any(|s| s.kind() == sink);
         let targets = self.mapping.tables.get(table).map(TableEntry::targets).unwrap_or_default();
-        let targets = targets.into_iter().filter(|(sink, _)| configured(*sink)).map(|(sink, target)| {
-            let mut report = TargetReport::new(sink, target);
-            report.ok = false;
-            report.error = Some(describe(error));
-            report
-        });
-        TableReport {
-            table: table.to_owned(),
-            strategy: Strategy::Feed.name(),
-            reason: "the table cannot be read".to_owned(),
-            from: None,
-            to: 0,
-            records: RecordCounts::default(),
-            targets: targets.collect(),
-        }
+        let targets = targets.into_iter().filter(|(sink, _)| configured(*sink));
+        nothing_read(
+            table,
+            "the table cannot be read",
+            targets.map(|(sink, t)| failed_target(sink, t, error, error.is_gap())).collect(),
+        )
     }
 
     /// Opens the mapping's tables, pins their versions, and compiles the mapping against them.
@@ -217,7 +232,7 @@ impl Setup {
                     tables.insert(name.clone(), table);
                 }
                 Err(ChangesError::NotATable { .. }) if skip => missing.push(name.clone()),
-                Err(ChangesError::NotATable { .. }) => return Err(OpenError::Missing { table: name.clone(), url }),
+                Err(ChangesError::NotATable { .. }) => return Err(OpenError::Missing { table: name.clone(), url: shown(&url) }),
                 Err(error @ (ChangesError::ColumnMissing { .. } | ChangesError::KeyType { .. })) => return Err(error.into()),
                 Err(error) => failed.push((name.clone(), error)),
             }
@@ -240,7 +255,14 @@ impl Setup {
     /// [`OpenError`] for the first thing that is wrong.
     pub async fn check(config: &Config) -> Result<Vec<String>, OpenError> {
         let mapping = MappingFile::read(&config.mapping)?;
-        let setup = Self { runtime: runtime(config)?, config: config.clone(), mapping, sinks: Vec::new(), embedder: None };
+        let setup = Self {
+            runtime: runtime(config)?,
+            config: config.clone(),
+            mapping,
+            sinks: Vec::new(),
+            unopened: Vec::new(),
+            embedder: None,
+        };
         let mut notes = Vec::new();
         let mut schemas = BTreeMap::new();
         for (name, entry) in &setup.mapping.tables {
@@ -248,7 +270,7 @@ impl Setup {
                 return Err(OpenError::NoAddress(name.clone()));
             };
             if url.contains("://") && !url.starts_with("file://") {
-                notes.push(format!("{name}: its queries were not checked, because that needs its schema from {url}"));
+                notes.push(format!("{name}: its queries were not checked, because that needs its schema from {}", shown(&url)));
                 continue;
             }
             match Table::open(setup.table_options(name, url.clone(), &entry.key), setup.runtime.clone()).await {
@@ -256,8 +278,8 @@ impl Setup {
                     schemas.insert(name.clone(), table.schema());
                 }
                 Err(ChangesError::NotATable { .. }) => match config.source.missing_tables {
-                    MissingTables::Skip => notes.push(format!("{name}: not in the lake at {url}; it would be skipped")),
-                    MissingTables::Stop => return Err(OpenError::Missing { table: name.clone(), url }),
+                    MissingTables::Skip => notes.push(format!("{name}: not in the lake at {}; it would be skipped", shown(&url))),
+                    MissingTables::Stop => return Err(OpenError::Missing { table: name.clone(), url: shown(&url) }),
                 },
                 Err(error) => return Err(error.into()),
             }
@@ -272,5 +294,25 @@ impl Setup {
             }
         }
         Ok(notes)
+    }
+}
+
+fn failed_target(sink: SinkKind, target: &str, error: &dyn std::error::Error, stopped: bool) -> TargetReport {
+    let mut report = TargetReport::new(sink, target);
+    report.ok = false;
+    report.stopped = stopped;
+    report.error = Some(describe(error));
+    report
+}
+
+fn nothing_read(table: &str, reason: &str, targets: Vec<TargetReport>) -> TableReport {
+    TableReport {
+        table: table.to_owned(),
+        strategy: Strategy::Feed.name(),
+        reason: reason.to_owned(),
+        from: None,
+        to: 0,
+        records: RecordCounts::default(),
+        targets,
     }
 }

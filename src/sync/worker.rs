@@ -12,7 +12,7 @@ use backon::{ExponentialBuilder, Retryable};
 use futures::StreamExt;
 use tokio::sync::{Mutex, mpsc};
 
-use super::lane::{Lane, Step, describe, now};
+use super::lane::{Lane, Step, again, describe, now};
 use super::work::{Fault, Manner, Work, refused_records};
 use super::{LaneError, Options, points, work};
 use crate::changes::{ChangeBatch, Table};
@@ -87,8 +87,7 @@ impl Worker {
 
     fn fail_all(&mut self, error: &SinkError) {
         for lane in self.lanes.iter_mut().filter(|lane| lane.failed.is_none()) {
-            let message = describe(error);
-            lane.fail(SinkError { class: error.class, sink: error.sink, message, source: None }.into());
+            lane.fail(again(error).into());
         }
     }
 

@@ -25,7 +25,7 @@ enum Operation {
 
 fn record(id: i64, kind: u8) -> Row {
     let scores = [Some(0.0), Some(-0.0), Some(f64::NAN), None, Some(1.5)];
-    let name = (kind % 4 > 0).then(|| format!("n{}", kind % 3));
+    let name = (!kind.is_multiple_of(4)).then(|| format!("n{}", kind % 3));
     let tag = (kind % 5 > 1).then(|| format!("t{}", kind % 2));
     Row { id: Some(id), name, score: scores[usize::from(kind % 5)], tag }
 }

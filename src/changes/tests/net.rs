@@ -176,8 +176,8 @@ async fn a_record_without_a_key_is_bad_and_mended_when_it_goes() {
 async fn one_of_two_equal_records_without_a_key_mends_nothing() {
     let mut lake = Lake::new(true).await;
     let broken = Row { id: None, ..row(0, "lost", 2.0) };
-    lake.append(&[broken.clone()]).await;
-    lake.append(&[broken.clone()]).await;
+    lake.append(std::slice::from_ref(&broken)).await;
+    lake.append(std::slice::from_ref(&broken)).await;
     let start = lake.version();
     lake.overwrite(&[broken]).await;
     let seen = lake.since(start).await;

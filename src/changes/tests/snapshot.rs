@@ -132,7 +132,7 @@ fn inline_vector(rows: &[u16]) -> serde_json::Value {
         bytes.extend(row.to_le_bytes());
     }
     let size = bytes.len();
-    while bytes.len() % 4 > 0 {
+    while !bytes.len().is_multiple_of(4) {
         bytes.push(0);
     }
     let digits = b"0123456789abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ.-:+=^!/*?&<>()[]{}@%$#";
