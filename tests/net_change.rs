@@ -98,7 +98,10 @@ async fn merge(lake: &Lake, next: &Records) {
         .with_source_alias("s")
         .with_target_alias("t")
         .when_matched_update(|update| set(["id", "name", "visits"]).into_iter().fold(update, |u, (c, e)| u.update(c, e)))
-        .and_then(|merge| merge.when_not_matched_insert(|insert| set(["id", "name", "visits"]).into_iter().fold(insert, |i, (c, e)| i.set(c, e))))
+        .and_then(|merge| {
+            merge
+                .when_not_matched_insert(|insert| set(["id", "name", "visits"]).into_iter().fold(insert, |i, (c, e)| i.set(c, e)))
+        })
         // Everything that the source lacks is what the operation deletes.
         .and_then(|merge| merge.when_not_matched_by_source_delete(|delete| delete))
         .unwrap()
@@ -181,7 +184,9 @@ fn string(batch: &RecordBatch, column: usize) -> &StringArray {
 }
 
 fn rows(batch: &RecordBatch) -> Vec<(i64, Content)> {
-    (0..batch.num_rows()).map(|row| (int(batch, 0).value(row), (string(batch, 1).value(row).to_owned(), int(batch, 2).value(row)))).collect()
+    (0..batch.num_rows())
+        .map(|row| (int(batch, 0).value(row), (string(batch, 1).value(row).to_owned(), int(batch, 2).value(row))))
+        .collect()
 }
 
 /// Makes every mixture of commits, sharing their beginnings, and reads every window of each.
