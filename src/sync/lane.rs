@@ -262,8 +262,12 @@ async fn ready(sink: &Arc<dyn Sink>, lanes: &mut [Lane], opened: &Opened, option
         lane.failed.is_none() && (options.rebuild || !changed)
     };
     let mut targets: Vec<Arc<Target>> = lanes.iter().filter(wanted).map(|lane| lane.target().clone()).collect();
-    if sink.prepare(&targets, &[]).await.is_err() {
-        // One that cannot be made ready holds back no other.
+    let refused = |error: &SinkError| error.class == crate::sinks::Class::Stop;
+    if let Err(error) = sink.prepare(&targets, &[]).await {
+        if !refused(&error) {
+            return Err(error);
+        }
+        // One that waits for a decision holds back no other.
         let wanted = targets.clone();
         for lane in lanes.iter_mut().filter(|lane| wanted.iter().any(|t| Arc::ptr_eq(t, lane.target()))) {
             if let Err(error) = sink.prepare(std::slice::from_ref(lane.target()), &[]).await {

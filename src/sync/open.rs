@@ -138,8 +138,10 @@ impl Setup {
             let opened = vectors::open(options).await;
             take(SinkKind::Vectors, opened.map(|sink| Arc::new(sink) as Arc<dyn Sink>));
         }
-        if sinks.is_empty() && !unopened.is_empty() {
-            return Err(unopened.swap_remove(0).1.into());
+        // A sink that another run holds, or that waits for a decision, stops the run; one that is broken does not.
+        let stopped = unopened.iter().position(|(_, error)| sinks.is_empty() || error.class == Class::Stop);
+        if let Some(first) = stopped {
+            return Err(unopened.swap_remove(first).1.into());
         }
         let runtime = runtime(&config)?;
         Ok(Self { config, mapping, sinks, unopened, embedder, runtime })
