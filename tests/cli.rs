@@ -190,6 +190,11 @@ fn a_difference_is_exit_code_one() {
     assert!(of("movie_genre")["missing"].as_u64().unwrap() > 0, "{}", of("movie_genre"));
     assert!(!of("movie_genre")["examples"].as_array().unwrap().is_empty());
     assert_eq!(of("movie_cast")["missing"], 0);
+    // The checkpoints know nothing of it, a repair asks the engines.
+    assert_eq!(operations(&run(home.path(), &["sync", "--json"]).expect(0).json()), 0);
+    let missing = of("movie_genre")["missing"].as_u64().unwrap() + of("Movie")["different"].as_u64().unwrap();
+    assert_eq!(operations(&run(home.path(), &["sync", "--repair", "--json"]).expect(0).json()), missing);
+    run(home.path(), &["verify"]).expect(0);
 }
 
 #[test]
