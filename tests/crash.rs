@@ -1,6 +1,6 @@
 //! The real binary is killed at any moment, and two of them meet in one directory.
 
-use std::io::Read;
+use std::io::{BufRead, BufReader, Read};
 use std::path::Path;
 use std::process::{Child, Stdio};
 use std::sync::mpsc;
@@ -131,21 +131,22 @@ fn signal(child: &Child, name: &str) {
 fn a_second_process_stops_at_once() {
     let home = tempfile::tempdir().unwrap();
     crawled(home.path());
-    let lock = home.path().join("data/clickhouse/.distributary.lock");
-    let marked = std::fs::metadata(&lock).unwrap().modified().unwrap();
-    let first = distributary(home.path()).args(["sync", "--json"]).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
-    // The mark is written anew when the lock is taken.
-    while std::fs::metadata(&lock).unwrap().modified().unwrap() == marked {
-        std::thread::yield_now();
-    }
+    let mut first =
+        distributary(home.path()).args(["sync", "--json"]).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    // When it says that it reads, it has everything open.
+    let mut said = BufReader::new(first.stderr.take().unwrap());
+    let mut line = String::new();
+    said.read_line(&mut line).unwrap();
+    assert!(line.contains("reading"), "{line}");
     signal(&first, "-STOP");
     let second = run(home.path(), &["sync"]);
     signal(&first, "-CONT");
     assert_eq!(second.code, 3, "{}", second.all());
     assert!(second.stderr.contains("held by another process") && second.stderr.contains("data/clickhouse"), "{}", second.stderr);
     assert!(second.stderr.contains(&first.id().to_string()), "it does not say who holds it: {}", second.stderr);
+    said.read_to_string(&mut line).unwrap();
     let output = first.wait_with_output().unwrap();
-    assert!(output.status.success(), "the first run was disturbed: {}", String::from_utf8_lossy(&output.stderr));
+    assert!(output.status.success(), "the first run was disturbed: {line}");
     run(home.path(), &["verify"]).expect(0);
 }
 

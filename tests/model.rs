@@ -221,6 +221,9 @@ impl World {
             }
         }
         upserts.extend(twice.clone());
+        if self.salt % 2 == 1 && !deletes.is_empty() {
+            lake.delete::<R>(&std::mem::take(&mut deletes)).await;
+        }
         lake.merge(&upserts, &deletes).await;
         if !twice.is_empty() {
             lake.merge(&twice, &[]).await;

@@ -60,10 +60,12 @@ impl Fault {
     ];
 }
 
+type Queues = HashMap<(SinkKind, Operation), VecDeque<Fault>>;
+
 /// The faults that are to come, shared by all sinks of a setup.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Faults {
-    queues: Arc<Mutex<HashMap<(SinkKind, Operation), VecDeque<Fault>>>>,
+    queues: Arc<Mutex<Queues>>,
     crashed: Arc<AtomicBool>,
     happened: Arc<AtomicUsize>,
 }
@@ -90,7 +92,7 @@ impl Faults {
         self.crashed.store(false, Ordering::SeqCst);
     }
 
-    fn lock(&self) -> std::sync::MutexGuard<'_, HashMap<(SinkKind, Operation), VecDeque<Fault>>> {
+    fn lock(&self) -> std::sync::MutexGuard<'_, Queues> {
         self.queues.lock().unwrap_or_else(PoisonError::into_inner)
     }
 

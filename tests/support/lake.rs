@@ -251,12 +251,6 @@ impl Lake {
         columns.push(Arc::new(arrow::array::Int64Array::from(vec![1])));
         self.append_batch(R::TABLE, RecordBatch::try_new(Arc::new(Schema::new(fields)), columns).unwrap()).await;
     }
-
-    /// The same lake in another directory.
-    pub(crate) fn copy_to(&self, root: &Path) -> Self {
-        copy_dir(&self.root, root);
-        Self::at(root)
-    }
 }
 
 /// Copies a directory with everything in it.
