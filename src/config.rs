@@ -18,7 +18,7 @@ pub struct ConfigFile {
     /// Where the Silver tables are.
     #[serde(default)]
     pub source: SourceEntry,
-    /// The mapping file, relative to this file.
+    /// The mapping file, relative to this file, or else to the working directory.
     pub mapping: Option<PathBuf>,
     /// The column store; absent: not synced.
     pub clickhouse: Option<SinkEntry>,
@@ -252,7 +252,7 @@ impl Config {
         Ok(Self {
             path: path.to_owned(),
             source,
-            mapping: base.join(mapping),
+            mapping: mapping_file(&base, mapping),
             clickhouse,
             graph,
             vectors,
@@ -276,6 +276,13 @@ impl Config {
         }
         self.source.root.as_ref().map(|root| format!("{}/{table}", root.trim_end_matches('/')))
     }
+}
+
+/// The mapping beside the configuration, or in the working directory: a mapping often lies with the program, the configuration with
+/// the data.
+fn mapping_file(base: &Path, mapping: PathBuf) -> PathBuf {
+    let beside = base.join(&mapping);
+    if beside.exists() || !mapping.exists() { beside } else { mapping }
 }
 
 fn source(mut source: SourceEntry, base: &Path) -> Result<SourceEntry, String> {

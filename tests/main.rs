@@ -9,5 +9,6 @@ mod crash;
 mod mappings;
 mod model;
 mod net_change;
+mod repair;
 mod support;
 mod tidy;

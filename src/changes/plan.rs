@@ -315,6 +315,13 @@ impl Table {
         Ok((only(&old, &new), only(&new, &old)))
     }
 
+    /// How many records a version has, as far as its log tells without a file being read.
+    pub async fn records(&self, version: i64) -> Option<u64> {
+        let table = self.at_version(version).await.ok()?;
+        let state = table.snapshot().ok()?;
+        state.log_data().iter().map(|file| file.num_records().and_then(|count| u64::try_from(count).ok())).sum()
+    }
+
     /// The files of a version with their sizes, in order of their paths.
     pub(super) async fn files(&self, version: i64) -> Result<BTreeMap<DataFile, u64>, ChangesError> {
         let table = self.at_version(version).await?;

@@ -76,6 +76,8 @@ struct State {
     records: u64,
     texts: u64,
     said: u64,
+    /// How many records there are, where it is known.
+    expected: Option<u64>,
 }
 
 impl Syncing {
@@ -86,35 +88,38 @@ impl Syncing {
             bar.enable_steady_tick(std::time::Duration::from_millis(120));
             bar
         });
-        Self { bar, state: Mutex::new(State { began: Instant::now(), records: 0, texts: 0, said: 0 }) }
+        Self { bar, state: Mutex::new(State { began: Instant::now(), records: 0, texts: 0, said: 0, expected: None }) }
     }
 
     fn state(&self) -> std::sync::MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
     }
 
-    fn show(&self, table: &str, expected: Option<u64>) {
+    fn show(&self, table: &str) {
         let state = self.state();
         let Some(bar) = &self.bar else { return };
         let seconds = state.began.elapsed().as_secs_f64().max(0.001);
         #[expect(clippy::cast_precision_loss, reason = "a rate for the eye")]
         let (records, texts) = (state.records as f64 / seconds, state.texts as f64 / seconds);
-        let left = expected.map_or_else(String::new, |all| format!(" of {all}"));
-        bar.set_message(format!(
-            "{table}: {}{left} records ({records:.0}/s), {} texts ({texts:.0}/s)",
-            state.records, state.texts
-        ));
+        let of = state.expected.map_or_else(String::new, |all| format!(" of {all}"));
+        #[expect(clippy::cast_precision_loss, reason = "a time for the eye")]
+        let left = match state.expected {
+            Some(all) if records > 0.0 => format!(", {:.0} s left", all.saturating_sub(state.records) as f64 / records),
+            _ => String::new(),
+        };
+        let so_far = format!("{}{of} records ({records:.0}/s), {} texts ({texts:.0}/s)", state.records, state.texts);
+        bar.set_message(format!("{table}: {so_far}{left}"));
     }
 }
 
 impl Progress for Syncing {
     fn table(&self, table: &str, strategy: &str, records: Option<u64>) {
-        *self.state() = State { began: Instant::now(), records: 0, texts: 0, said: 0 };
+        *self.state() = State { began: Instant::now(), records: 0, texts: 0, said: 0, expected: records };
         match &self.bar {
             Some(bar) => bar.set_message(format!("{table}: reading by {strategy}")),
             None => note(&format!("{table}: reading by {strategy}")),
         }
-        self.show(table, records);
+        self.show(table);
     }
 
     fn records(&self, table: &str, count: u64) {
@@ -130,7 +135,7 @@ impl Progress for Syncing {
         if self.bar.is_none() && line {
             note(&format!("{table}: {records} records"));
         }
-        self.show(table, None);
+        self.show(table);
     }
 
     fn texts(&self, count: u64) {

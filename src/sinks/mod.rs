@@ -132,6 +132,10 @@ pub trait Sink: Send + Sync + fmt::Debug {
     /// `limit` rows at a time; `after` is the `next` of the page before. A target that is not there has no rows.
     async fn list(&self, target: &Target, after: Option<&str>, limit: usize) -> Result<Page, SinkError>;
 
+    /// The highest `version` of any write to the target of which it still holds something; none when it holds nothing. Asked when a
+    /// lane has lost its checkpoint: a write below it would lose.
+    async fn newest(&self, target: &Target) -> Result<Option<u64>, SinkError>;
+
     /// Answers a question, one object a row.
     ///
     /// # Errors

@@ -24,6 +24,8 @@ pub(super) struct Lane {
     pub(super) schema_fingerprint: String,
     /// Whether a repair that was asked for is done.
     pub(super) repaired: bool,
+    /// The highest version that the sink holds of a lane without a checkpoint.
+    pub(super) newest: Option<u64>,
 }
 
 /// What is next for a lane.
@@ -62,6 +64,7 @@ impl Lane {
             schema_fingerprint: self.schema_fingerprint.clone(),
             // A lane that is handed out takes a step, and the first step of a repair is the repair.
             repaired: true,
+            newest: self.newest,
         }
     }
 
@@ -74,11 +77,12 @@ impl Lane {
     }
 
     /// What is next, or nothing when the lane is where the table is.
-    pub(super) async fn next(&self, table: &Table, options: &Options) -> Result<Option<Step>, LaneError> {
+    pub(super) async fn next(&mut self, table: &Table, options: &Options) -> Result<Option<Step>, LaneError> {
         let Some(checkpoint) = &self.checkpoint else {
             let plan = table.plan(None).await?;
             let page = self.sink.list(self.target(), None, 1).await?;
             let careful = page.keys.num_rows() > 0;
+            self.newest = self.sink.newest(self.target()).await?;
             return Ok(Some(Step { plan, files_done: 0, careful, rebuild: false }));
         };
         if let Some(why) = self.changed(checkpoint) {
@@ -155,22 +159,35 @@ impl Lane {
         let resumed = old.and_then(|c| c.pending.as_ref()).is_some_and(|p| p.to == pending.to && p.from == pending.from);
         let again = old.is_some_and(|c| !resumed && c.version == Some(step.plan.to));
         let recreated = old.is_some_and(|c| c.table_id != table.id() || c.version.is_some_and(|v| v > step.plan.to));
+        let (mut epoch, mut generation) = self.beyond(step.plan.to);
+        if let Some(old) = old {
+            epoch = old.epoch.saturating_add(u8::from(recreated));
+            generation = if recreated { 0 } else { old.generation.saturating_add(u16::from(again)) };
+        }
         Checkpoint {
             lane: self.id(),
             revision: old.map_or(0, |c| c.revision) + 1,
             table_id: table.id().to_owned(),
             version: old.and_then(|c| c.version).filter(|_| !recreated),
             pending: Some(pending),
-            epoch: old.map_or(0, |c| c.epoch).saturating_add(u8::from(recreated)),
-            generation: match (again, recreated) {
-                (_, true) => 0,
-                (true, _) => old.map_or(0, |c| c.generation).saturating_add(1),
-                _ => old.map_or(0, |c| c.generation),
-            },
+            epoch,
+            generation,
             schema_fingerprint: self.schema_fingerprint.clone(),
             mapping_fingerprint: self.target().fingerprint.clone(),
             model: self.model.clone(),
             updated_at: now(),
+        }
+    }
+
+    /// Epoch and generation for a lane without a checkpoint: such that what it writes at `version` wins over what the sink holds.
+    fn beyond(&self, version: i64) -> (u8, u16) {
+        let Some(newest) = self.newest else { return (0, 0) };
+        let [epoch, c0, c1, c2, c3, c4, g0, g1] = newest.to_be_bytes();
+        let commit = i64::from_be_bytes([0, 0, 0, c0, c1, c2, c3, c4]);
+        match commit.cmp(&version) {
+            std::cmp::Ordering::Less => (epoch, 0),
+            std::cmp::Ordering::Equal => (epoch, u16::from_be_bytes([g0, g1]).saturating_add(1)),
+            std::cmp::Ordering::Greater => (epoch.saturating_add(1), 0),
         }
     }
 
@@ -223,6 +240,7 @@ pub(super) async fn lanes(setup: &Setup, opened: &Opened, options: &Options) -> 
                     model: setup.model_of(target),
                     schema_fingerprint: table.schema_fingerprint.clone(),
                     repaired: false,
+                    newest: None,
                 };
                 if let Err(error) = sink.check(target) {
                     lane.fail(error.into());

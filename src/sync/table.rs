@@ -167,7 +167,9 @@ impl Run<'_> {
     async fn read(&self, step: &Step, projection: &Projection, queues: &[mpsc::Sender<Message>]) -> Found {
         let mut found = Found::default();
         if let Some(progress) = &self.options.progress {
-            progress.table(self.table.name(), step.plan.strategy.name(), None);
+            let snapshot = step.plan.strategy == Strategy::Snapshot && step.files_done == 0;
+            let records = if snapshot { self.table.records(step.plan.to).await } else { None };
+            progress.table(self.table.name(), step.plan.strategy.name(), records);
         }
         let mut stream = self.table.read(&step.plan, step.files_done);
         while let Some(batch) = stream.next().await {

@@ -187,6 +187,9 @@ impl Worker {
     /// Counts what was delivered and tells quarantine of bad records and of mended ones.
     async fn account(&mut self, index: usize, work: Work) {
         debug_assert!(work.counts.balanced(), "{:?}", work.counts);
+        if let Some(progress) = self.options.progress.as_ref().filter(|_| work.counts.texts_embedded > 0) {
+            progress.texts(work.counts.texts_embedded);
+        }
         let lane = &mut self.lanes[index];
         lane.report.add(&work.counts);
         let name = lane.id().name();

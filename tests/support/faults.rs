@@ -223,6 +223,11 @@ impl Sink for FaultySink {
         self.inner.list(target, after, limit).await
     }
 
+    async fn newest(&self, target: &Target) -> Result<Option<u64>, SinkError> {
+        self.dead()?;
+        self.inner.newest(target).await
+    }
+
     async fn query(&self, query: &Query) -> Result<Vec<serde_json::Map<String, serde_json::Value>>, SinkError> {
         self.inner.query(query).await
     }

@@ -367,6 +367,20 @@ impl Sink for ClickhouseSink {
         Ok(Page { keys, next })
     }
 
+    async fn newest(&self, target: &Target) -> Result<Option<u64>, SinkError> {
+        let doing = format!("reading the newest version of {}", target.name);
+        // Tombstones count: they win over what is written below them.
+        let sql = format!("SELECT toString(max(_version)), count() FROM {}", qualified(&self.database, &target.name));
+        let text = match self.engine.query(sql, "TSV").await {
+            Ok(bytes) => String::from_utf8_lossy(&bytes).into_owned(),
+            Err(error) if error.absent() => return Ok(None),
+            Err(error) => return Err(error.during(&doing)),
+        };
+        let (version, count) = text.trim().split_once('\t').unwrap_or_default();
+        let version = version.parse().map_err(|e| SinkError::permanent(NAME, format!("{doing}: {text:?}")).because(e))?;
+        Ok(Some(version).filter(|_| count != "0"))
+    }
+
     async fn query(&self, query: &Query) -> Result<Vec<serde_json::Map<String, serde_json::Value>>, SinkError> {
         let Query::Text(sql) = query else {
             return Err(SinkError::permanent(NAME, "takes SQL; nearest points are a question for the vectors"));

@@ -275,6 +275,11 @@ impl Node {
         fields.map(|(i, field)| format!("n.`{}` AS c{i}", field.name())).collect::<Vec<_>>().join(", ")
     }
 
+    /// The highest version of any record.
+    pub(crate) fn newest(&self) -> String {
+        format!("MATCH (n:`{}`) RETURN max(n.`{VERSION}`) AS newest", self.key.label)
+    }
+
     /// The Silver keys of all records.
     pub(crate) fn list(&self) -> String {
         let keys: Vec<String> =
@@ -352,6 +357,11 @@ impl Relationship {
             Some(side) => format!("UNWIND $rows AS row MATCH {} RETURN {columns}", self.pattern(side)),
             None => format!("MATCH {} RETURN {columns}", self.unbound()),
         }
+    }
+
+    /// The highest version of any relationship.
+    pub(crate) fn newest(&self) -> String {
+        format!("MATCH {} RETURN max(r.`{VERSION}`) AS newest", self.unbound())
     }
 
     /// The Silver keys of all relationships.

@@ -123,6 +123,22 @@ impl Sink for GraphSink {
         self.with(move |graph| graph.list(&layout, after.as_deref(), limit)).await
     }
 
+    async fn newest(&self, target: &Target) -> Result<Option<u64>, SinkError> {
+        let layout = Layout::of(target)?;
+        self.with(move |graph| {
+            let statement = match &layout {
+                Layout::Node(node) => node.newest(),
+                Layout::Relationship(relationship) => relationship.newest(),
+            };
+            let rows = graph.engine.read(&statement, Vec::new())?;
+            Ok(rows.iter().flatten().find_map(|cell| match cell {
+                Cell::Int(version) => u64::try_from(*version).ok(),
+                _ => None,
+            }))
+        })
+        .await
+    }
+
     async fn query(&self, query: &Query) -> Result<Vec<Map<String, Json>>, SinkError> {
         match query {
             Query::Text(text) => {

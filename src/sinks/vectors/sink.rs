@@ -310,6 +310,20 @@ impl Sink for VectorsSink {
         Ok(Page { keys, next: next.map(|id| id.to_string()) })
     }
 
+    async fn newest(&self, target: &Target) -> Result<Option<u64>, SinkError> {
+        // Points in one page: payloads alone, some hundred bytes each.
+        const PAGE: usize = 4096;
+        let (mut newest, mut from) = (None, None);
+        loop {
+            let (points, next) = self.store.scroll(&target.name, &target.table, from, PAGE, Part::Payload).await?;
+            newest = points.iter().map(version_of).max().max(newest);
+            match next {
+                Some(_) => from = next,
+                None => return Ok(newest),
+            }
+        }
+    }
+
     async fn query(&self, query: &Query) -> Result<Vec<Map<String, Value>>, SinkError> {
         match query {
             Query::Text(_) => {
