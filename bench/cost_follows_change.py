@@ -6,6 +6,8 @@ that, and fills an empty engine anew, so that both sides are measured in turn.
     python3 bench/cost_follows_change.py --films 1000000
 """
 
+from pathlib import Path
+
 import measure
 
 
@@ -17,8 +19,10 @@ def first(binary, config):
     return done
 
 
-def lake(binary, directory, films):
+def lake(binary, made_before, directory, films):
     """A generated lake; answers the path of its films."""
+    if made_before:
+        return made_before.resolve() / "movies"
     made = measure.run([binary, "sample", directory, "--films", films, "--json"])
     measure.say(f"{films} films generated in {made.seconds:.0f} s")
     return directory / "movies"
@@ -28,11 +32,13 @@ def main():
     parser = measure.options(__doc__)
     parser.add_argument("--films", type=int, default=1_000_000, help="N (default %(default)s)")
     parser.add_argument("--changed", type=float, default=0.01, help="the fraction that changes (default %(default)s)")
+    parser.add_argument("--lake", type=Path, help="a lake of N films, made before with `distributary sample DIR --films N`; it is changed")
+    parser.add_argument("--lake-double", type=Path, help="a lake of 2 N films, made before")
     parser.add_argument("--no-double", action="store_true", help="leave out the lake of 2 N films")
     args = parser.parse_args()
     binary = measure.program(args.binary)
     with measure.workspace(args.work) as work:
-        movies = lake(binary, work / "lake", args.films)
+        movies = lake(binary, args.lake, work / "lake", args.films)
         config = measure.configure(work / "once", {"movies": movies})
         firsts, changes = [], []
         for round_ in range(args.rounds):
@@ -49,7 +55,7 @@ def main():
         measure.remove(work / "lake")
         double = []
         if not args.no_double:
-            config = measure.configure(work / "twice", {"movies": lake(binary, work / "lake2", 2 * args.films)})
+            config = measure.configure(work / "twice", {"movies": lake(binary, args.lake_double, work / "lake2", 2 * args.films)})
             double.append(first(binary, config))
         once, change = (measure.median([done.seconds for done in runs]) for runs in (firsts, changes))
         peak = max(done.peak_mib for done in firsts)

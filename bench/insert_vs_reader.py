@@ -9,6 +9,7 @@ rows; a checksum over every column proves it. Both are timed from process start 
 """
 
 import os
+from pathlib import Path
 
 import measure
 
@@ -47,13 +48,16 @@ def checksum(binary, config):
 def main():
     parser = measure.options(__doc__, rounds=5)
     parser.add_argument("--films", type=int, default=300_000, help="rows (default %(default)s)")
+    parser.add_argument("--lake", type=Path, help="a lake of so many films, made before with `distributary sample DIR --films ROWS`")
     args = parser.parse_args()
     binary = measure.program(args.binary)
     with measure.workspace(args.work) as work:
-        os.chdir(work)  # the engine reads no file that is outside the directory it runs in
-        made = measure.run([binary, "sample", work / "lake", "--films", args.films, "--json"])
-        measure.say(f"{args.films} films generated in {made.seconds:.0f} s")
-        movies, ours = work / "lake" / "movies", mapping(work / "mapping")
+        lake = args.lake.resolve() if args.lake else work / "lake"
+        if not args.lake:
+            made = measure.run([binary, "sample", lake, "--films", args.films, "--json"])
+            measure.say(f"{args.films} films generated in {made.seconds:.0f} s")
+        os.chdir(lake)  # the engine reads no file that is outside the directory it runs in
+        movies, ours = lake / "movies", mapping(work / "mapping")
         config = {side: measure.configure(work / side, {"movies": movies}, mapping=ours) for side in ("sync", "reader")}
         select = ", ".join(f"{theirs} AS {name}" for name, _, theirs in COLUMNS)
         insert = f"INSERT INTO movie ({NAMES}, _version, _deleted) SELECT {select}, 1, 0 FROM deltaLakeLocal('{movies}')"
