@@ -159,7 +159,7 @@ async fn window(root: &Path, from: usize, to: usize, states: &[Records], strateg
         let side = |rows: &RecordBatch| Indexed::new(rows, &key, &[]).unwrap().0;
         let was = side(&projection.project(&narrow(&batch.before)).await.unwrap().0);
         let is = side(&projection.project(&narrow(&batch.after)).await.unwrap().0);
-        let difference = diff(&was, &is);
+        let difference = diff(&was, &is).unwrap();
         let id_at = |rows: &RecordBatch, at: u32| int(rows, 0).value(at as usize);
         let name_at = |rows: &RecordBatch, at: u32| string(rows, 1).value(at as usize).to_owned();
         for at in difference.inserted.iter().chain(difference.updated.iter().map(|(_, after)| after)) {

@@ -13,7 +13,7 @@ use datafusion::sql::sqlparser::ast;
 
 use super::file::{MappingFile, Place, PointsEntry, RelationshipEntry, RowsEntry, TableEntry};
 use super::names::{IDENTIFIER, check_names, is_identifier, label_keys};
-use super::project::{Projection, Slot, session};
+use super::project::{Projection, Query, Slot, session};
 use super::target::{Dimension, End, Shape, Target};
 use super::{MappingError, rowlocal};
 use crate::rows;
@@ -89,16 +89,19 @@ async fn compile_table(
     }
     // First against the whole table, to see what is read; then against that alone, which is all that will be given.
     let mut used: BTreeSet<String> = entry.key.iter().cloned().collect();
+    let mut reads: Vec<Vec<String>> = Vec::new();
     for draft in &drafts {
         let (_, plan, context) = plan(draft, name, schema).await?;
         rowlocal::check(&plan).map_err(|message| MappingError::Refused { place: draft.place.clone(), message })?;
-        used.extend(columns_read(&plan, &context, draft)?);
+        let of_draft = columns_read(&plan, &context, draft)?;
+        used.extend(of_draft.iter().cloned());
+        reads.push(of_draft.into_iter().collect());
     }
     let narrow: Vec<Arc<Field>> = schema.fields().iter().filter(|f| used.contains(f.name())).cloned().collect();
     let narrow: SchemaRef = Arc::new(Schema::new(narrow));
     let mut projections = Vec::new();
-    for draft in drafts {
-        projections.push(Arc::new(projection(draft, name, &entry.key, &narrow).await?));
+    for (draft, reads) in drafts.into_iter().zip(reads) {
+        projections.push(Arc::new(projection(draft, name, &entry.key, &narrow, reads).await?));
     }
     Ok(CompiledTable {
         key: entry.key.clone(),
@@ -250,6 +253,7 @@ async fn projection(
     table: &str,
     silver_key: &[String],
     schema: &SchemaRef,
+    reads: Vec<String>,
 ) -> Result<Projection, MappingError> {
     let refuse = |message: String| MappingError::Refused { place: draft.place.clone(), message };
     let engine = |source| MappingError::Engine { place: draft.place.clone(), source };
@@ -273,7 +277,8 @@ async fn projection(
         .map(|column| schema.field_with_name(column).map(|f| f.data_type().clone()))
         .collect::<Result<Vec<_>, _>>()
         .map_err(|e| engine(e.into()))?;
-    Ok(Projection::new(Arc::new(target), draft.place, silver_key.to_vec(), silver_types, physical, context, slot))
+    let query = Query { logical: plan, context, slot };
+    Ok(Projection::new(Arc::new(target), draft.place, (silver_key.to_vec(), silver_types), reads, physical, query))
 }
 
 /// The query's output columns in canonical types, those of the key not null.

@@ -1,6 +1,8 @@
 //! Compares rows by the target's key. Equal means equal in value, as [`crate::rows`] defines it; equal rows are work for nobody.
 
 use std::collections::HashMap;
+use std::collections::hash_map::Entry;
+use std::sync::OnceLock;
 
 use arrow::array::{Array, ArrayRef, RecordBatch, UInt32Array};
 use arrow::compute::take_record_batch;
@@ -14,8 +16,30 @@ use crate::rows::{Encoder, Rows};
 pub struct Indexed {
     rows: RecordBatch,
     keys: Rows,
-    contents: Rows,
+    contents: Contents,
     positions: HashMap<u128, u32>,
+}
+
+/// What rows hold apart from ignored columns, encoded when two rows are first compared: most rows of a first sync never are.
+#[derive(Debug)]
+struct Contents {
+    columns: Vec<ArrayRef>,
+    rows: usize,
+    encoded: OnceLock<Rows>,
+}
+
+impl Contents {
+    fn new(rows: &RecordBatch, ignored: &[&str]) -> Self {
+        Self { columns: content_columns(rows, ignored), rows: rows.num_rows(), encoded: OnceLock::new() }
+    }
+
+    fn encoded(&self) -> Result<&Rows, ArrowError> {
+        if let Some(encoded) = self.encoded.get() {
+            return Ok(encoded);
+        }
+        let encoded = encode(&self.columns, self.rows)?;
+        Ok(self.encoded.get_or_init(|| encoded))
+    }
 }
 
 /// A row that cannot stand beside the others.
@@ -51,38 +75,35 @@ impl Indexed {
     pub fn new(rows: &RecordBatch, key: &[String], ignored: &[&str]) -> Result<(Self, Vec<KeyFault>), ArrowError> {
         let key_columns = columns(rows, key)?;
         let keys = encode(&key_columns, rows.num_rows())?;
-        let contents = encode(&content_columns(rows, ignored), rows.num_rows())?;
+        let contents = Contents::new(rows, ignored);
         let mut faults = null_keys(key, &key_columns, rows.num_rows());
-        let nulls: Vec<bool> = {
-            let mut nulls = vec![false; rows.num_rows()];
-            faults.iter().for_each(|fault| nulls[fault.row] = true);
-            nulls
-        };
-        let mut first: HashMap<u128, usize> = HashMap::with_capacity(rows.num_rows());
-        let mut conflicting: Vec<bool> = vec![false; rows.num_rows()];
-        let mut keep: Vec<u32> = Vec::with_capacity(rows.num_rows());
-        for (row, null) in nulls.into_iter().enumerate() {
-            if null {
+        let mut out: Vec<bool> = vec![false; rows.num_rows()];
+        faults.iter().for_each(|fault| out[fault.row] = true);
+        let mut positions: HashMap<u128, u32> = HashMap::with_capacity(rows.num_rows());
+        for row in 0..rows.num_rows() {
+            if out[row] {
                 continue;
             }
-            match first.entry(xxh3_128(keys.row(row).as_ref())) {
-                std::collections::hash_map::Entry::Vacant(entry) => {
-                    entry.insert(row);
-                    keep.push(index(row)?);
+            match positions.entry(xxh3_128(keys.row(row).as_ref())) {
+                Entry::Vacant(entry) => {
+                    entry.insert(index(row)?);
                 }
-                std::collections::hash_map::Entry::Occupied(entry) => {
-                    let earlier = *entry.get();
+                Entry::Occupied(entry) => {
+                    let (earlier, contents) = (*entry.get() as usize, contents.encoded()?);
+                    out[row] = true;
                     if contents.row(row) != contents.row(earlier) {
-                        conflicting[earlier] = true;
+                        out[earlier] = true;
                         let message = format!("two different rows have one key ({})", key.join(", "));
                         faults.push(KeyFault { row, reason: "conflicting_rows", message });
                     }
                 }
             }
         }
-        keep.retain(|row| !conflicting[*row as usize]);
-        let indexed = Self::distinct(&take_record_batch(rows, &UInt32Array::from(keep))?, key, ignored)?;
-        Ok((indexed, faults))
+        if !out.contains(&true) {
+            return Ok((Self { rows: rows.clone(), keys, contents, positions }, faults));
+        }
+        let keep: UInt32Array = (0u32..).zip(out).filter(|(_, out)| !out).map(|(row, _)| row).collect();
+        Ok((Self::distinct(&take_record_batch(rows, &keep)?, key, ignored)?, faults))
     }
 
     /// Indexes rows that are known to have different keys.
@@ -91,7 +112,7 @@ impl Indexed {
     /// When a key column is missing or a type cannot be compared.
     pub fn distinct(rows: &RecordBatch, key: &[String], ignored: &[&str]) -> Result<Self, ArrowError> {
         let keys = encode(&columns(rows, key)?, rows.num_rows())?;
-        let contents = encode(&content_columns(rows, ignored), rows.num_rows())?;
+        let contents = Contents::new(rows, ignored);
         let mut positions = HashMap::with_capacity(rows.num_rows());
         for row in 0..rows.num_rows() {
             positions.insert(xxh3_128(keys.row(row).as_ref()), index(row)?);
@@ -111,13 +132,17 @@ impl Indexed {
 }
 
 /// What turns `before` into `after`. Both have the same columns in the same order.
-#[must_use]
-pub fn diff(before: &Indexed, after: &Indexed) -> Difference {
+///
+/// # Errors
+/// When a type cannot be compared.
+pub fn diff(before: &Indexed, after: &Indexed) -> Result<Difference, ArrowError> {
     let mut difference = Difference::default();
     for (position, key) in (0u32..).zip(after.keys.iter()) {
         match before.position(key.as_ref()) {
             None => difference.inserted.push(position),
-            Some(earlier) if before.contents.row(earlier as usize) == after.contents.row(position as usize) => {
+            Some(earlier)
+                if before.contents.encoded()?.row(earlier as usize) == after.contents.encoded()?.row(position as usize) =>
+            {
                 difference.unchanged += 1;
             }
             Some(earlier) => difference.updated.push((earlier, position)),
@@ -128,7 +153,7 @@ pub fn diff(before: &Indexed, after: &Indexed) -> Difference {
             difference.deleted.push(position);
         }
     }
-    difference
+    Ok(difference)
 }
 
 /// The named columns of a batch.
@@ -210,14 +235,14 @@ mod tests {
         let before = indexed(&[(Some(1), Some("a"), 1.0), (Some(2), Some("b"), 1.0), (Some(3), None, f64::NAN)]);
         let after = indexed(&[(Some(4), Some("d"), 1.0), (Some(3), None, -f64::NAN), (Some(2), Some("c"), 1.0)]);
         let expected = Difference { inserted: vec![0], updated: vec![(1, 2)], deleted: vec![0], unchanged: 1 };
-        assert_eq!(diff(&before, &after), expected);
+        assert_eq!(diff(&before, &after).unwrap(), expected);
     }
 
     #[test]
     fn equal_means_equal_in_value() {
         let before = indexed(&[(Some(1), None, 0.0), (Some(2), Some(""), 0.0)]);
         let after = indexed(&[(Some(1), None, -0.0), (Some(2), None, 0.0)]);
-        let difference = diff(&before, &after);
+        let difference = diff(&before, &after).unwrap();
         assert_eq!((difference.unchanged, difference.updated), (1, vec![(1, 1)]));
     }
 

@@ -9,6 +9,7 @@ use arrow::error::ArrowError;
 use datafusion::catalog::streaming::StreamingTable;
 use datafusion::error::DataFusionError;
 use datafusion::execution::{SendableRecordBatchStream, TaskContext};
+use datafusion::logical_expr::{Expr, LogicalPlan, LogicalPlanBuilder};
 use datafusion::physical_plan::stream::RecordBatchStreamAdapter;
 use datafusion::physical_plan::streaming::PartitionStream;
 use datafusion::physical_plan::{ExecutionPlan, collect};
@@ -24,10 +25,19 @@ pub struct Projection {
     place: Place,
     silver_key: Vec<String>,
     silver_types: Vec<DataType>,
+    reads: Vec<String>,
     plan: Arc<dyn ExecutionPlan>,
-    context: SessionContext,
-    slot: Arc<Slot>,
+    query: Query,
     running: tokio::sync::Mutex<()>,
+    /// The plan that makes only as much of each row as shows that it is there. Made when it is first needed.
+    counting: tokio::sync::OnceCell<Arc<dyn ExecutionPlan>>,
+}
+
+/// A query as planned, and the session and slot that it was planned with.
+pub(super) struct Query {
+    pub(super) logical: LogicalPlan,
+    pub(super) context: SessionContext,
+    pub(super) slot: Arc<Slot>,
 }
 
 impl std::fmt::Debug for Projection {
@@ -87,14 +97,13 @@ impl Projection {
     pub(super) fn new(
         target: Arc<Target>,
         place: Place,
-        silver_key: Vec<String>,
-        silver_types: Vec<DataType>,
+        (silver_key, silver_types): (Vec<String>, Vec<DataType>),
+        reads: Vec<String>,
         plan: Arc<dyn ExecutionPlan>,
-        context: SessionContext,
-        slot: Arc<Slot>,
+        query: Query,
     ) -> Self {
-        let running = tokio::sync::Mutex::new(());
-        Self { target, place, silver_key, silver_types, plan, context, slot, running }
+        let (running, counting) = (tokio::sync::Mutex::new(()), tokio::sync::OnceCell::new());
+        Self { target, place, silver_key, silver_types, reads, plan, query, running, counting }
     }
 
     /// What it fills.
@@ -107,6 +116,12 @@ impl Projection {
     #[must_use]
     pub fn place(&self) -> &Place {
         &self.place
+    }
+
+    /// The Silver columns that the query reads: records that are equal in these make equal rows.
+    #[must_use]
+    pub fn reads(&self) -> &[String] {
+        &self.reads
     }
 
     /// The rows that the records make, in the columns of [`Target::schema`] but nullable, and the records that cannot be taken. Records have the columns of
@@ -141,15 +156,41 @@ impl Projection {
         Ok((concat_batches(&nullable(&self.target.schema), &done)?, faults))
     }
 
+    /// How many rows the records make; none when a record is one that the query cannot take.
+    ///
+    /// # Errors
+    /// When DataFusion fails on something that is no record's fault.
+    pub async fn count(&self, records: &RecordBatch) -> Result<Option<u64>, DataFusionError> {
+        let plan = self.counting.get_or_try_init(|| self.counting_plan()).await?;
+        match self.collect(plan, records).await {
+            Ok(rows) => Ok(Some(rows.iter().map(|batch| batch.num_rows() as u64).sum())),
+            Err(error) if is_data_error(&error) => Ok(None),
+            Err(error) => Err(error),
+        }
+    }
+
+    async fn counting_plan(&self) -> Result<Arc<dyn ExecutionPlan>, DataFusionError> {
+        let columns = self.query.logical.schema().columns();
+        let key = columns.into_iter().filter(|column| self.target.record_key.contains(&column.name)).map(Expr::Column);
+        let narrow = LogicalPlanBuilder::from(self.query.logical.clone()).project(key)?.build()?;
+        self.query.context.state().create_physical_plan(&narrow).await
+    }
+
     async fn run(&self, records: &RecordBatch) -> Result<RecordBatch, DataFusionError> {
-        let _one_at_a_time = self.running.lock().await;
-        *self.slot.records.lock().unwrap_or_else(PoisonError::into_inner) = Some(records.clone());
-        let result = collect(self.plan.clone(), self.context.task_ctx()).await;
-        *self.slot.records.lock().unwrap_or_else(PoisonError::into_inner) = None;
-        let result = concat_batches(&self.plan.schema(), &result?)?;
+        let result = self.collect(&self.plan, records).await?;
+        let result = concat_batches(&self.plan.schema(), &result)?;
         let result = rows::canonical_batch(&result)?;
         // Key columns are declared not null; whether they are is found out when rows are indexed.
         Ok(RecordBatch::try_new(nullable(&self.target.schema), result.columns().to_vec())?)
+    }
+
+    async fn collect(&self, plan: &Arc<dyn ExecutionPlan>, records: &RecordBatch) -> Result<Vec<RecordBatch>, DataFusionError> {
+        let slot = &self.query.slot.records;
+        let _one_at_a_time = self.running.lock().await;
+        *slot.lock().unwrap_or_else(PoisonError::into_inner) = Some(records.clone());
+        let result = collect(plan.clone(), self.query.context.task_ctx()).await;
+        *slot.lock().unwrap_or_else(PoisonError::into_inner) = None;
+        result
     }
 
     /// The Silver keys of records, in the Silver table's own types.

@@ -106,6 +106,9 @@ pub trait Sink: Send + Sync + fmt::Debug {
     /// [`Class::Stop`] when what is there cannot become what is needed without losing something.
     async fn prepare(&self, targets: &[Arc<Target>], dimensions: &[Dimension]) -> Result<(), SinkError>;
 
+    /// Work is to come: what takes long before the first answer may begin. Returns at once, and what fails is said by the next call.
+    fn wake(&self) {}
+
     /// All checkpoints that the sink holds. Empty on a new sink, also before [`Sink::prepare`].
     async fn checkpoints(&self) -> Result<Vec<Checkpoint>, SinkError>;
 

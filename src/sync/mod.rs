@@ -4,6 +4,7 @@
 //! Each lane (a Silver table and one target) has its own checkpoint in its sink. Lanes that stand at one version are served by one
 //! read; each sink works on its own task behind a bounded queue, so that one that is slow or down holds back no other.
 
+mod batch;
 mod lane;
 mod open;
 mod points;
@@ -94,7 +95,7 @@ impl LaneError {
 /// Only when nothing could be tried: everything that concerns single lanes is in the report.
 pub async fn sync(setup: &Setup, options: &Options) -> Result<SyncReport, OpenError> {
     let began = Instant::now();
-    let opened = setup.open_tables().await?;
+    let opened = setup.open_tables(true).await?;
     let quarantine = Quarantine::open(&setup.config.quarantine, setup.storage_options()).await?;
     let quarantine = Arc::new(Mutex::new(quarantine.with_entries_max(setup.config.quarantine_entries_max)));
     let mut report = SyncReport { missing_tables: opened.missing.clone(), ..SyncReport::default() };

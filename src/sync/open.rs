@@ -113,30 +113,19 @@ impl Setup {
         } else {
             None
         };
-        let mut sinks: Vec<Arc<dyn Sink>> = Vec::new();
-        let mut unopened = Vec::new();
-        let mut take = |kind: SinkKind, opened: Result<Arc<dyn Sink>, SinkError>| match opened {
-            Ok(sink) => sinks.push(sink),
-            Err(error) => unopened.push((kind, error)),
-        };
-        if let Some(SinkUrl::Chdb(path)) = config.clickhouse.as_ref().filter(|_| needed.clickhouse) {
-            let library = files.library.clone().unwrap_or_default();
-            let options = clickhouse::ClickhouseOptions::new(path.clone(), library);
-            let opened = clickhouse::open(options).await;
-            take(SinkKind::Clickhouse, opened.map(|sink| Arc::new(sink) as Arc<dyn Sink>));
-        }
-        if let Some(SinkUrl::Grafeo(path)) = config.graph.as_ref().filter(|_| needed.graph) {
-            let opened = graph::open(graph::GraphOptions::at(path.clone())).await;
-            take(SinkKind::Graph, opened.map(|sink| Arc::new(sink) as Arc<dyn Sink>));
-        }
-        if let (Some(SinkUrl::Edge(path)), Some(embedder)) = (&config.vectors, &embedder) {
-            let options = vectors::VectorsOptions {
-                path: path.clone(),
-                model: embedder.identity().to_owned(),
-                dimensions: embedder.dimensions(),
-            };
-            let opened = vectors::open(options).await;
-            take(SinkKind::Vectors, opened.map(|sink| Arc::new(sink) as Arc<dyn Sink>));
+        let (mut sinks, mut unopened) = (Vec::new(), Vec::new());
+        // Together, because each reads what it holds, and none waits for another.
+        let opened = futures::join!(
+            open_clickhouse(&config, files, needed),
+            open_graph(&config, needed),
+            open_vectors(&config, embedder.as_deref())
+        );
+        for (kind, opened) in [(SinkKind::Clickhouse, opened.0), (SinkKind::Graph, opened.1), (SinkKind::Vectors, opened.2)] {
+            match opened {
+                Some(Ok(sink)) => sinks.push(sink),
+                Some(Err(error)) => unopened.push((kind, error)),
+                None => {}
+            }
         }
         // A sink that another run holds, or that waits for a decision, stops the run; one that is broken does not.
         let stopped = unopened.iter().position(|(_, error)| sinks.is_empty() || error.class == Class::Stop);
@@ -215,8 +204,9 @@ impl Setup {
         )
     }
 
-    /// Opens the mapping's tables, pins their versions, and compiles the mapping against them.
-    pub(super) async fn open_tables(&self) -> Result<Opened, OpenError> {
+    /// Opens the mapping's tables, pins their versions, and compiles the mapping against them. With `wake`, sinks that have work to
+    /// come begin what takes them long meanwhile.
+    pub(super) async fn open_tables(&self, wake: bool) -> Result<Opened, OpenError> {
         let mut tables = BTreeMap::new();
         let (mut missing, mut failed) = (Vec::new(), Vec::new());
         for (name, entry) in &self.mapping.tables {
@@ -239,6 +229,9 @@ impl Setup {
                 Err(error) => failed.push((name.clone(), error)),
             }
         }
+        if wake {
+            self.wake(&tables).await;
+        }
         let schemas = tables.iter().map(|(name, table)| (name.clone(), table.schema())).collect();
         let mapping = compile(&self.mapping, &self.config.mapping, &schemas).await?;
         let mut narrow = BTreeMap::new();
@@ -248,6 +241,25 @@ impl Setup {
             }
         }
         Ok(Opened { tables: narrow, missing, failed, mapping })
+    }
+
+    /// Wakes the sinks of which a lane is not where its table is.
+    async fn wake(&self, tables: &BTreeMap<String, Table>) {
+        for sink in &self.sinks {
+            // What cannot be read now is read again, and reported, when the lanes are made.
+            let checkpoints = sink.checkpoints().await.unwrap_or_default();
+            let rests = |(name, target): (&String, &str)| {
+                let checkpoint = checkpoints.iter().find(|c| c.lane.table == *name && c.lane.target == target);
+                let done = checkpoint.filter(|c| c.pending.is_none()).and_then(|c| c.version);
+                tables.get(name).is_none_or(|table| done == Some(table.version()))
+            };
+            let entries =
+                self.mapping.tables.iter().flat_map(|(name, entry)| entry.targets().into_iter().map(move |t| (name, t)));
+            let mut targets = entries.filter(|(_, (kind, _))| *kind == sink.kind()).map(|(name, (_, target))| (name, target));
+            if !targets.all(rests) {
+                sink.wake();
+            }
+        }
     }
 
     /// Reads the mapping against the tables that can be reached and the engines' limits, and writes nothing. Answers what was not
@@ -297,6 +309,29 @@ impl Setup {
         }
         Ok(notes)
     }
+}
+
+/// What opening gives; nothing where the sink is not configured or not needed.
+type OpenedSink = Option<Result<Arc<dyn Sink>, SinkError>>;
+
+async fn open_clickhouse(config: &Config, files: &Paths, needed: Needed) -> OpenedSink {
+    let SinkUrl::Chdb(path) = config.clickhouse.as_ref().filter(|_| needed.clickhouse)? else { return None };
+    let library = files.library.clone().unwrap_or_default();
+    let opened = clickhouse::open(clickhouse::ClickhouseOptions::new(path.clone(), library)).await;
+    Some(opened.map(|sink| Arc::new(sink) as Arc<dyn Sink>))
+}
+
+async fn open_graph(config: &Config, needed: Needed) -> OpenedSink {
+    let SinkUrl::Grafeo(path) = config.graph.as_ref().filter(|_| needed.graph)? else { return None };
+    let opened = graph::open(graph::GraphOptions::at(path.clone())).await;
+    Some(opened.map(|sink| Arc::new(sink) as Arc<dyn Sink>))
+}
+
+async fn open_vectors(config: &Config, embedder: Option<&Worker>) -> OpenedSink {
+    let (Some(SinkUrl::Edge(path)), Some(embedder)) = (&config.vectors, embedder) else { return None };
+    let (model, dimensions) = (embedder.identity().to_owned(), embedder.dimensions());
+    let opened = vectors::open(vectors::VectorsOptions { path: path.clone(), model, dimensions }).await;
+    Some(opened.map(|sink| Arc::new(sink) as Arc<dyn Sink>))
 }
 
 fn failed_target(sink: SinkKind, target: &str, error: &dyn std::error::Error, stopped: bool) -> TargetReport {

@@ -10,9 +10,9 @@ use arrow::compute::{concat_batches, take_record_batch};
 use arrow::datatypes::{DataType, Field, Float32Type, Schema};
 
 use super::LaneError;
+use super::batch::Batch;
 use super::lane::Lane;
 use super::work::{Manner, Work, held, keys_only, sides, upserted};
-use crate::changes::ChangeBatch;
 use crate::embed::Worker;
 use crate::embed::points::{Pieces, cut, with_vectors};
 use crate::mapping::diff::{Indexed, columns, diff, encode};
@@ -26,14 +26,14 @@ type Vectors = HashMap<String, Arc<[f32]>>;
 pub(super) async fn work(
     lane: &Lane,
     embedder: &Worker,
-    batch: &ChangeBatch,
+    batch: &Batch,
     manner: &Manner<'_>,
     version: u64,
     dry_run: bool,
 ) -> Result<Work, LaneError> {
     let target = lane.target();
     let sides = sides(&lane.projection, batch, manner).await?;
-    let difference = diff(&sides.before, &sides.after);
+    let difference = diff(&sides.before, &sides.after)?;
     let went: UInt32Array =
         difference.updated.iter().map(|(before, _)| *before).chain(difference.deleted.iter().copied()).collect();
     let went = take_record_batch(sides.before.rows(), &went)?;
@@ -47,7 +47,7 @@ pub(super) async fn work(
     let before = concat_batches(&held.schema(), [&lane.sink.image(target, &was.rows)?, &held])?;
     let before = Indexed::distinct(&before, &target.stored_key(), &[VECTOR])?;
     let after = Indexed::distinct(&lane.sink.image(target, &is.rows)?, &target.stored_key(), &[VECTOR])?;
-    let change = diff(&before, &after);
+    let change = diff(&before, &after)?;
 
     let needed = needed(&before, &after, &change)?;
     let texts = Texts { lane, embedder, pieces: &is, dry_run };
@@ -65,7 +65,8 @@ pub(super) async fn work(
     let deletes = take_record_batch(&keys_only(target, before.rows())?, &UInt32Array::from(change.deleted.clone()))?;
 
     let mut counts = count(target, &before, &after, &change, &needed, &embedded)?;
-    let untouched = difference.unchanged + rows_without_points(target, &sides.before, &sides.after, &before, &after)?;
+    let untouched =
+        sides.untouched + difference.unchanged + rows_without_points(target, &sides.before, &sides.after, &before, &after)?;
     counts.unchanged += untouched;
     counts.given += untouched + sides.bad_rows;
     counts.quarantined = sides.bad_rows;
@@ -216,7 +217,7 @@ fn rows_without_points(
         let keys = encode(&columns(rows, &target.key)?, rows.num_rows())?;
         Ok(keys.iter().map(|key| key.as_ref().to_vec()).collect())
     };
-    let difference = diff(rows_before, rows_after);
+    let difference = diff(rows_before, rows_after)?;
     let came = keys(&take_record_batch(rows_after.rows(), &upserted(&difference))?)?;
     let gone = keys(&take_record_batch(rows_before.rows(), &UInt32Array::from(difference.deleted))?)?;
     let with: HashSet<Vec<u8>> = keys(before.rows())?.into_iter().chain(keys(after.rows())?).collect();

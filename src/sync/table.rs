@@ -7,6 +7,7 @@ use futures::stream::BoxStream;
 use tokio::sync::{Mutex, mpsc};
 use tokio::task::JoinSet;
 
+use super::batch::Batch;
 use super::lane::{Lane, Step, describe, now};
 use super::work::key_texts;
 use super::worker::{Message, PAGE_ROWS, Worker};
@@ -174,7 +175,7 @@ impl Run<'_> {
         let mut stream = self.table.read(&step.plan, step.files_done);
         while let Some(batch) = stream.next().await {
             let batch = match batch {
-                Ok(batch) => Arc::new(batch),
+                Ok(batch) => batch,
                 Err(error) => {
                     found.error = Some(error.into());
                     break;
@@ -184,12 +185,19 @@ impl Run<'_> {
                 found.error = Some(error);
                 break;
             }
+            let batch = match Batch::new(batch, projection) {
+                Ok(batch) => Arc::new(batch),
+                Err(error) => {
+                    found.error = Some(error.into());
+                    break;
+                }
+            };
             let mut taken = false;
             for queue in queues {
                 taken |= queue.send(Message::Batch(batch.clone())).await.is_ok();
             }
             if let Some(progress) = &self.options.progress {
-                progress.records(self.table.name(), batch.after.num_rows() as u64);
+                progress.records(self.table.name(), batch.changes.after.num_rows() as u64);
             }
             if !taken || self.options.cancel.is_cancelled() {
                 break;

@@ -8,6 +8,7 @@ use arrow::array::{RecordBatch, UInt32Array};
 use arrow::compute::{concat_batches, take_record_batch};
 use futures::StreamExt;
 
+use super::batch::Batch;
 use super::lane::describe;
 use super::open::{OpenError, Setup};
 use super::work::{Manner, held, keys_only, sides};
@@ -40,7 +41,7 @@ struct Subject<'a> {
 /// When tables, sinks or the quarantine cannot be opened. What concerns one target is in the report.
 pub async fn verify(setup: &Setup) -> Result<VerifyReport, OpenError> {
     let began = Instant::now();
-    let opened = setup.open_tables().await?;
+    let opened = setup.open_tables(false).await?;
     let quarantine = Quarantine::open(&setup.config.quarantine, setup.storage_options()).await?;
     let mut report = VerifyReport::default();
     for sink in &setup.sinks {
@@ -106,7 +107,7 @@ impl Subject<'_> {
         let batch = self.without_quarantined(batch)?;
         let none = HashSet::new();
         let manner = Manner { careful: true, quarantined: &none, text_bytes: self.setup.config.text_bytes };
-        let sides = sides(self.projection, &batch, &manner).await?;
+        let sides = sides(self.projection, &Batch::new(batch, self.projection)?, &manner).await?;
         for fault in &sides.faults {
             self.found.missing += 1;
             self.example(format!("record {} cannot be delivered and is not in quarantine: {}", fault.key, fault.message));
@@ -126,7 +127,7 @@ impl Subject<'_> {
         let key = target.stored_key();
         let wanted = Indexed::distinct(&wanted, &key, &[VECTOR])?;
         let held = Indexed::distinct(held, &key, &[VECTOR])?;
-        let difference = diff(&held, &wanted);
+        let difference = diff(&held, &wanted)?;
         self.found.equal += difference.unchanged;
         self.found.missing += difference.inserted.len() as u64;
         self.found.extra += difference.deleted.len() as u64;

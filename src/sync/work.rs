@@ -1,6 +1,7 @@
 //! What one batch of net changes means for one lane: project before and after, compare by key, set bad records apart, and compare
 //! with what the sink holds where the state before is not known.
 
+use std::borrow::Cow;
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
@@ -9,9 +10,10 @@ use arrow::compute::{concat_batches, filter_record_batch, take_record_batch};
 use arrow::datatypes::{Field, Schema};
 
 use super::LaneError;
+use super::batch::Batch;
 use super::lane::Lane;
 use crate::changes::{ChangeBatch, json_objects};
-use crate::mapping::diff::{Difference, Indexed, columns, diff, encode};
+use crate::mapping::diff::{Difference, Indexed, KeyFault, columns, diff, encode};
 use crate::mapping::target::{Shape, Target};
 use crate::mapping::{Projection, RowFault};
 use crate::report::Counts;
@@ -64,6 +66,8 @@ pub(super) struct Sides {
     pub(super) faults: Vec<Fault>,
     /// Rows after of bad records, at least one each.
     pub(super) bad_rows: u64,
+    /// Rows of records that are equal in all that the query reads: they are in neither side.
+    pub(super) untouched: u64,
     pub(super) mended: Vec<String>,
 }
 
@@ -85,32 +89,30 @@ impl<'a> Records<'a> {
 }
 
 /// The work of a lane whose rows the sink stores as they are.
-pub(super) async fn work(lane: &Lane, batch: &ChangeBatch, manner: &Manner<'_>, version: u64) -> Result<Work, LaneError> {
+pub(super) async fn work(lane: &Lane, batch: &Batch, manner: &Manner<'_>, version: u64) -> Result<Work, LaneError> {
     let target = lane.target();
     let sides = sides(&lane.projection, batch, manner).await?;
-    let difference = diff(&sides.before, &sides.after);
+    let difference = diff(&sides.before, &sides.after)?;
     let held = held(lane.sink.as_ref(), target, &sides.replaced, 0).await?;
     let held = Indexed::distinct(&held, &target.key, &[])?;
     let image = lane.sink.image(target, sides.replacing.rows())?;
     let replacing = Indexed::distinct(&image, &target.key, &[])?;
-    let repair = diff(&held, &replacing);
-    let upserts = [
-        take_record_batch(sides.after.rows(), &upserted(&difference))?,
-        take_record_batch(sides.replacing.rows(), &upserted(&repair))?,
-    ];
+    let repair = diff(&held, &replacing)?;
+    let upserts = [pick(sides.after.rows(), &upserted(&difference))?, pick(sides.replacing.rows(), &upserted(&repair))?];
     let deletes = [
         take_record_batch(&keys_only(target, sides.before.rows())?, &UInt32Array::from(difference.deleted.clone()))?,
         take_record_batch(&keys_only(target, held.rows())?, &UInt32Array::from(repair.deleted.clone()))?,
     ];
-    let upserts = concat_batches(&target.schema, &with_schema(&upserts, target)?)?;
-    let deletes = concat_batches(&deletes[0].schema(), &deletes)?;
+    let upserts = together(&with_schema(&upserts, target)?)?;
+    let deletes = together(&deletes)?;
     let counts = Counts {
         given: (sides.after.rows().num_rows() + sides.replacing.rows().num_rows()) as u64
             + (difference.deleted.len() + repair.deleted.len()) as u64
-            + sides.bad_rows,
+            + sides.bad_rows
+            + sides.untouched,
         upserts: upserts.num_rows() as u64,
         deletes: deletes.num_rows() as u64,
-        unchanged: difference.unchanged + repair.unchanged,
+        unchanged: difference.unchanged + repair.unchanged + sides.untouched,
         quarantined: sides.bad_rows,
         ..Counts::default()
     };
@@ -118,9 +120,26 @@ pub(super) async fn work(lane: &Lane, batch: &ChangeBatch, manner: &Manner<'_>, 
     Ok(Work { write, counts, faults: sides.faults, mended: sides.mended })
 }
 
-fn with_schema(batches: &[RecordBatch], target: &Target) -> Result<Vec<RecordBatch>, LaneError> {
-    let with = batches.iter().map(|b| RecordBatch::try_new(target.schema.clone(), b.columns().to_vec()));
-    Ok(with.collect::<Result<_, _>>()?)
+/// These rows of the batch: itself when they are all there in order, as in a first sync.
+fn pick(rows: &RecordBatch, places: &UInt32Array) -> Result<RecordBatch, LaneError> {
+    if places.len() == rows.num_rows() && places.values().iter().copied().eq(0..) {
+        return Ok(rows.clone());
+    }
+    Ok(take_record_batch(rows, places)?)
+}
+
+/// The two in one, without a copy where one is empty.
+fn together(batches: &[RecordBatch; 2]) -> Result<RecordBatch, LaneError> {
+    match batches {
+        [one, other] if other.num_rows() == 0 => Ok(one.clone()),
+        [one, other] if one.num_rows() == 0 => Ok(other.clone()),
+        [one, _] => Ok(concat_batches(&one.schema(), batches)?),
+    }
+}
+
+fn with_schema(batches: &[RecordBatch; 2], target: &Target) -> Result<[RecordBatch; 2], LaneError> {
+    let with = |batch: &RecordBatch| RecordBatch::try_new(target.schema.clone(), batch.columns().to_vec());
+    Ok([with(&batches[0])?, with(&batches[1])?])
 }
 
 pub(super) fn upserted(difference: &Difference) -> UInt32Array {
@@ -159,53 +178,102 @@ pub(super) async fn held(
     Ok(RecordBatch::new_empty(target.stored_schema(dimensions)))
 }
 
+/// Rows that a projection made, indexed, with what is wrong with them.
+struct Projected {
+    rows: RecordBatch,
+    /// The rows that have a key of their own.
+    indexed: Indexed,
+    /// Silver keys of the records that the rows are made of, one a row.
+    of: rows::Rows,
+}
+
+impl Projected {
+    fn new(projection: &Projection, rows: RecordBatch) -> Result<(Self, Vec<KeyFault>), LaneError> {
+        let (indexed, faults) = Indexed::new(&rows, &projection.target().key, &[])?;
+        let of = encode(&projection.keys_of_rows(&rows)?, rows.num_rows())?;
+        Ok((Self { rows, indexed, of }, faults))
+    }
+
+    /// The rows of records with such a key.
+    fn only(self, target: &Target, wanted: &dyn Fn(&[u8]) -> bool) -> Result<Indexed, LaneError> {
+        let wanted: Vec<bool> = self.of.iter().map(|key| wanted(key.as_ref())).collect();
+        if wanted.iter().all(|wanted| *wanted) {
+            return Ok(self.indexed);
+        }
+        Ok(Indexed::new(&keep(&self.rows, &wanted)?, &target.key, &[])?.0)
+    }
+}
+
 /// Projects a batch and sorts its rows.
-pub(super) async fn sides(projection: &Projection, batch: &ChangeBatch, manner: &Manner<'_>) -> Result<Sides, LaneError> {
+pub(super) async fn sides(projection: &Projection, batch: &Batch, manner: &Manner<'_>) -> Result<Sides, LaneError> {
     let target = projection.target();
-    let after_records = Records::new(projection, &batch.after)?;
-    let before_records = Records::new(projection, &batch.before)?;
+    let (changes, untouched) = touched(projection, batch, manner).await?;
+    let after_records = Records::new(projection, &changes.after)?;
     let mut bad: HashMap<Vec<u8>, (String, String)> = HashMap::new();
 
-    let (after_rows, faults) = projection.project(&batch.after).await?;
+    let (after_rows, faults) = projection.project(&changes.after).await?;
     for fault in faults {
         note(&mut bad, after_records.key(fault.record), fault.reason, &fault.message);
     }
-    let after_of = encode(&projection.keys_of_rows(&after_rows)?, after_rows.num_rows())?;
-    for fault in row_faults(target, &after_rows, manner.text_bytes)? {
-        note(&mut bad, after_of.row(fault.record).as_ref().to_vec(), fault.reason, &fault.message);
+    let (after, faults) = Projected::new(projection, after_rows)?;
+    for fault in row_faults(target, &after.rows, faults, manner.text_bytes)? {
+        note(&mut bad, after.of.row(fault.record).as_ref().to_vec(), fault.reason, &fault.message);
     }
     let mut replaced: HashSet<Vec<u8>> = HashSet::new();
     let mut mended = Vec::new();
-    unknown_before(projection, batch, manner, &mut replaced, &mut mended, &bad)?;
+    unknown_before(projection, &changes, manner, &mut replaced, &mut mended, &bad)?;
 
     // What was before is projected only where it is to be compared.
-    let known: Vec<bool> = (0..batch.before.num_rows())
-        .map(|row| !manner.careful && !replaced.contains(before_records.keys.row(row).as_ref()))
-        .collect();
-    let before = keep(&batch.before, &known)?;
+    let before_records = Records::new(projection, &changes.before)?;
+    let known: Vec<bool> = before_records.keys.iter().map(|key| !manner.careful && !replaced.contains(key.as_ref())).collect();
+    let before = keep(&changes.before, &known)?;
     let before_records = Records::new(projection, &before)?;
     let (before_rows, faults) = projection.project(&before).await?;
     let mut doubtful: HashSet<Vec<u8>> = faults.iter().map(|f| before_records.key(f.record)).collect();
-    let before_of = encode(&projection.keys_of_rows(&before_rows)?, before_rows.num_rows())?;
-    for fault in row_faults(target, &before_rows, manner.text_bytes)? {
-        doubtful.insert(before_of.row(fault.record).as_ref().to_vec());
+    let (before, faults) = Projected::new(projection, before_rows)?;
+    for fault in row_faults(target, &before.rows, faults, manner.text_bytes)? {
+        doubtful.insert(before.of.row(fault.record).as_ref().to_vec());
     }
     replaced.extend(doubtful);
-    let is_replaced = |key: &[u8]| manner.careful || replaced.contains(key);
 
-    let of_after = |wanted: &dyn Fn(&[u8]) -> bool| -> Vec<bool> {
-        after_of.iter().map(|key| !bad.contains_key(key.as_ref()) && wanted(key.as_ref())).collect()
-    };
-    let after = Indexed::new(&keep(&after_rows, &of_after(&|key| !is_replaced(key)))?, &target.key, &[])?.0;
-    let replacing = Indexed::new(&keep(&after_rows, &of_after(&is_replaced))?, &target.key, &[])?.0;
-    let of_before: Vec<bool> =
-        before_of.iter().map(|key| !bad.contains_key(key.as_ref()) && !is_replaced(key.as_ref())).collect();
-    let before = Indexed::new(&keep(&before_rows, &of_before)?, &target.key, &[])?.0;
+    let is_replaced = |key: &[u8]| manner.careful || replaced.contains(key);
+    let is_good = |key: &[u8]| !bad.contains_key(key);
     let bad_rows: u64 =
-        bad.keys().map(|key| after_of.iter().filter(|of| of.as_ref() == key.as_slice()).count().max(1) as u64).sum();
-    let replaced = replaced_keys(projection, batch, &|key| is_replaced(key) && !bad.contains_key(key))?;
+        bad.keys().map(|key| after.of.iter().filter(|of| of.as_ref() == key.as_slice()).count().max(1) as u64).sum();
+    let to_replace: Vec<bool> = after.of.iter().map(|key| is_good(key.as_ref()) && is_replaced(key.as_ref())).collect();
+    let replacing = Indexed::new(&keep(&after.rows, &to_replace)?, &target.key, &[])?.0;
+    let after = after.only(target, &|key| is_good(key) && !is_replaced(key))?;
+    let before = before.only(target, &|key| is_good(key) && !is_replaced(key))?;
+    let replaced = replaced_keys(projection, &changes, &|key| is_replaced(key) && is_good(key))?;
     let faults = faults_of(&after_records, projection, &bad)?;
-    Ok(Sides { before, after, replaced, replacing, faults, bad_rows, mended })
+    Ok(Sides { before, after, replaced, replacing, faults, bad_rows, untouched, mended })
+}
+
+/// The changes without the records that are equal before and after in all that the query reads, and how many rows those make. A
+/// record that the lane has in quarantine is never one of them: the sink holds what it was before it was bad.
+async fn touched<'a>(
+    projection: &Projection,
+    batch: &'a Batch,
+    manner: &Manner<'_>,
+) -> Result<(Cow<'a, ChangeBatch>, u64), LaneError> {
+    let all = &batch.changes;
+    if manner.careful {
+        return Ok((Cow::Borrowed(all), 0));
+    }
+    let Some(equal) = batch.equal_in(projection.reads())? else { return Ok((Cow::Borrowed(all), 0)) };
+    let touched = |records: &RecordBatch, equal: Vec<bool>| -> Result<RecordBatch, LaneError> {
+        let mut touched: Vec<bool> = equal.into_iter().map(|equal| !equal).collect();
+        if !manner.quarantined.is_empty() {
+            let keys = key_texts(projection, &projection.silver_keys(records)?)?;
+            touched.iter_mut().zip(keys).for_each(|(touched, key)| *touched |= manner.quarantined.contains(&key));
+        }
+        keep(records, &touched)
+    };
+    let (before, after) = (touched(&all.before, equal.before)?, touched(&all.after, equal.after)?);
+    let (Some(whole), Some(part)) = (projection.count(&all.after).await?, projection.count(&after).await?) else {
+        return Ok((Cow::Borrowed(all), 0));
+    };
+    Ok((Cow::Owned(ChangeBatch { before, after, ..all.clone() }), whole.saturating_sub(part)))
 }
 
 fn note(bad: &mut HashMap<Vec<u8>, (String, String)>, key: Vec<u8>, reason: &str, message: &str) {
@@ -213,8 +281,7 @@ fn note(bad: &mut HashMap<Vec<u8>, (String, String)>, key: Vec<u8>, reason: &str
 }
 
 /// Faults of projected rows: in their keys, and texts that are too long. `record` is the row's index.
-fn row_faults(target: &Target, rows: &RecordBatch, text_bytes: u64) -> Result<Vec<RowFault>, LaneError> {
-    let (_, faults) = Indexed::new(rows, &target.key, &[])?;
+fn row_faults(target: &Target, rows: &RecordBatch, faults: Vec<KeyFault>, text_bytes: u64) -> Result<Vec<RowFault>, LaneError> {
     let mut faults: Vec<RowFault> = faults
         .into_iter()
         .map(|f| RowFault { record: f.row, reason: f.reason, message: format!("{}: {}", target.name, f.message) })

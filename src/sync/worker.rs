@@ -12,10 +12,11 @@ use backon::{ExponentialBuilder, Retryable};
 use futures::StreamExt;
 use tokio::sync::{Mutex, mpsc};
 
+use super::batch::Batch;
 use super::lane::{Lane, Step, again, describe, now};
 use super::work::{Fault, Manner, Work, refused_records};
 use super::{LaneError, Options, points, work};
-use crate::changes::{ChangeBatch, Table};
+use crate::changes::Table;
 use crate::embed::Worker as Embedder;
 use crate::mapping::target::Shape;
 use crate::sinks::quarantine::{Entry, Quarantine};
@@ -25,7 +26,7 @@ use crate::sinks::{Checkpoint, Class, Refused, Sink, SinkError, Write};
 #[derive(Debug, Clone)]
 pub(super) enum Message {
     /// Net changes.
-    Batch(Arc<ChangeBatch>),
+    Batch(Arc<Batch>),
     /// Everything was read. Without it nothing is finished.
     End,
 }
@@ -91,7 +92,7 @@ impl Worker {
         }
     }
 
-    async fn batch(&mut self, batch: &ChangeBatch) {
+    async fn batch(&mut self, batch: &Batch) {
         let mut works: Vec<(usize, Work)> = Vec::new();
         for index in 0..self.lanes.len() {
             if self.lanes[index].failed.is_some() {
@@ -113,7 +114,7 @@ impl Worker {
         }
     }
 
-    async fn work(&self, index: usize, batch: &ChangeBatch) -> Result<Work, LaneError> {
+    async fn work(&self, index: usize, batch: &Batch) -> Result<Work, LaneError> {
         let lane = &self.lanes[index];
         let target = lane.target();
         let quarantined = self.quarantine.lock().await.keys(&target.table, &lane.id().name());
@@ -128,7 +129,7 @@ impl Worker {
     }
 
     /// Writes one batch: first that it is begun, then the rows, then, in a snapshot, how far it came.
-    async fn deliver(&mut self, batch: &ChangeBatch, works: Vec<(usize, Work)>) -> Result<(), SinkError> {
+    async fn deliver(&mut self, batch: &Batch, works: Vec<(usize, Work)>) -> Result<(), SinkError> {
         let begun: Vec<(usize, Checkpoint)> = works
             .iter()
             .filter(|(_, work)| work.write.upserts.num_rows() + work.write.deletes.num_rows() > 0)
@@ -151,10 +152,10 @@ impl Worker {
             }
             self.account(index, work).await;
         }
-        let moved: Vec<(usize, Checkpoint)> = if batch.files_done > self.step.files_done {
-            self.step.files_done = batch.files_done;
+        let moved: Vec<(usize, Checkpoint)> = if batch.changes.files_done > self.step.files_done {
+            self.step.files_done = batch.changes.files_done;
             let live = (0..self.lanes.len()).filter(|index| self.lanes[*index].failed.is_none());
-            live.map(|index| (index, self.lanes[index].begun(&self.step, &self.table, batch.files_done))).collect()
+            live.map(|index| (index, self.lanes[index].begun(&self.step, &self.table, batch.changes.files_done))).collect()
         } else {
             Vec::new()
         };
@@ -170,12 +171,12 @@ impl Worker {
     }
 
     /// Takes rows that the sink refused out of the counts and their records into quarantine.
-    fn refuse(&self, index: usize, batch: &ChangeBatch, work: &mut Work, refused: &[(usize, String)]) -> Result<(), LaneError> {
+    fn refuse(&self, index: usize, batch: &Batch, work: &mut Work, refused: &[(usize, String)]) -> Result<(), LaneError> {
         let lane = &self.lanes[index];
         let places: UInt32Array = refused.iter().filter_map(|(row, _)| u32::try_from(*row).ok()).collect();
         let rows: RecordBatch = take_record_batch(&work.write.upserts, &places)?;
         let messages: Vec<String> = refused.iter().map(|(_, message)| message.clone()).collect();
-        let faults = refused_records(&lane.projection, batch, &rows, &messages)?;
+        let faults = refused_records(&lane.projection, &batch.changes, &rows, &messages)?;
         work.mended.retain(|key| faults.iter().all(|fault| fault.key != *key));
         work.faults.extend(faults);
         let kept_out = (refused.len() as u64).min(work.counts.upserts);
@@ -237,10 +238,10 @@ impl Worker {
 
     /// Deletes what the sink holds of records that are not in the snapshot.
     async fn sweep(&mut self, index: usize) -> Result<(), LaneError> {
-        let projection = &self.lanes[index].projection;
+        let projection = &self.lanes[index].projection.clone();
         let mut gone = super::table::absent(&self.table, self.step.plan.to, projection, &self.sink);
         while let Some(batch) = gone.next().await {
-            let batch = batch?;
+            let batch = Batch::new(batch?, projection)?;
             let work = self.work(index, &batch).await?;
             if self.options.dry_run {
                 self.lanes[index].report.add(&work.counts);

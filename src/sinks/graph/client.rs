@@ -71,19 +71,18 @@ impl Drop for Lock {
 
 /// The version of the directory's layout.
 const FORMAT: &str = "distributary graph 1";
-const FORMAT_FILE: &str = "format";
-const LOCK_FILE: &str = "lock";
+pub(crate) const FORMAT_FILE: &str = "format";
+pub(crate) const LOCK_FILE: &str = "lock";
 const GRAPH_FILE: &str = "graph.grafeo";
 
 impl Grafeo {
-    /// Opens the engine, alone.
-    pub(crate) fn open(options: &GraphOptions) -> Result<Self, SinkError> {
-        let (config, lock) = match &options.path {
+    /// Starts the engine on a directory, or in memory. It reads all that it holds, which takes a second for some hundred thousand
+    /// relationships.
+    pub(crate) fn start(directory: Option<Directory>, options: &GraphOptions) -> Result<Self, SinkError> {
+        let (config, lock) = match directory {
             None => (Config::in_memory(), None),
-            Some(directory) => {
-                let lock = lock(directory)?;
-                check_format(directory)?;
-                let config = Config::persistent(directory.join(GRAPH_FILE)).with_wal_durability(DurabilityMode::Sync);
+            Some(Directory { path, lock }) => {
+                let config = Config::persistent(path.join(GRAPH_FILE)).with_wal_durability(DurabilityMode::Sync);
                 (config, Some(lock))
             }
         };
@@ -119,6 +118,26 @@ impl Grafeo {
 
     fn engine(&mut self) -> Result<&mut Open, SinkError> {
         self.engine.as_mut().ok_or_else(|| SinkError::permanent(SINK, "the graph is closed; open it again"))
+    }
+}
+
+/// A graph's directory, held by this process alone.
+pub(crate) struct Directory {
+    path: PathBuf,
+    lock: Lock,
+}
+
+impl Directory {
+    /// Takes the directory, which is made when it is missing and refused when it holds something else.
+    pub(crate) fn take(path: &Path) -> Result<Self, SinkError> {
+        let lock = lock(path)?;
+        check_format(path)?;
+        Ok(Self { path: path.to_owned(), lock })
+    }
+
+    /// Where it is.
+    pub(crate) fn path(&self) -> &Path {
+        &self.path
     }
 }
 

@@ -8,9 +8,11 @@
 //! - `config`: where the graph lives.
 //! - `encode`, `decode`, `calendar`: Arrow values as properties, and back; pure.
 //! - `cypher`: targets as labels and types, and the statements; pure.
+//! - `labels`: what all targets together need; pure.
 //! - `stubs`: who owns a node; pure.
 //! - `apply`: a batch, from rows to statements.
 //! - `client`: the one user of the engine.
+//! - `rest`: a graph whose engine is not running, because nobody needs more than its checkpoints.
 //! - `sink`: the contract.
 //!
 //! It knows nothing of other sinks, of Delta or of SQL.
@@ -22,6 +24,8 @@ mod config;
 mod cypher;
 mod decode;
 mod encode;
+mod labels;
+mod rest;
 mod sink;
 mod stubs;
 #[cfg(test)]

@@ -3,10 +3,10 @@
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::fmt;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use arrow::array::{ArrayRef, RecordBatch, RecordBatchOptions};
-use arrow::datatypes::{DataType, Schema, SchemaRef};
+use arrow::datatypes::{Schema, SchemaRef};
 use async_trait::async_trait;
 use serde_json::{Map, Value as Json};
 
@@ -14,30 +14,33 @@ use crate::mapping::target::{Dimension, Target};
 use crate::sinks::{Checkpoint, Page, Query, Refused, Sink, SinkError, SinkKind, Write};
 
 use super::apply::{Context, row};
-use super::client::{Executor, Grafeo, Row};
+use super::client::{Executor, Row};
 use super::config::GraphOptions;
 use super::cypher::{CHECKPOINT, LANE, Layout, NodeKey, SINK, Side, check};
 use super::decode::column;
 use super::encode::{Cell, key_text, property};
+use super::labels::{label_keys, with_layouts};
+use super::rest::State;
 
-/// Opens the graph, alone, and makes its directory when it is missing.
+/// Opens the graph, alone, and makes its directory when it is missing. Its engine starts when something asks for more than the
+/// checkpoints that the directory was closed with.
 ///
 /// # Errors
 /// [`Class::Stop`](crate::sinks::Class::Stop) when another process has it open, when the directory holds something else, or what a
 /// newer program wrote; [`Class::Permanent`](crate::sinks::Class::Permanent) when its files cannot be read or written.
 pub async fn open(options: GraphOptions) -> Result<GraphSink, SinkError> {
-    let opened = tokio::task::spawn_blocking(move || {
-        let engine = Grafeo::open(&options)?;
-        Graph::new(Box::new(engine), options.batch_rows)
-    });
-    let graph =
+    let opened = tokio::task::spawn_blocking(move || State::open(options));
+    let state =
         opened.await.map_err(|cause| SinkError::permanent(SINK, "opening the graph was interrupted").because(cause))??;
-    Ok(GraphSink { graph: Arc::new(Mutex::new(graph)) })
+    let noted = Mutex::new(state.noted().cloned());
+    Ok(GraphSink { state: Arc::new(Mutex::new(state)), noted })
 }
 
 /// A property graph that holds what it is given.
 pub struct GraphSink {
-    graph: Arc<Mutex<Graph>>,
+    state: Arc<Mutex<State>>,
+    /// The checkpoints by lane, as long as nothing was asked of the engine.
+    noted: Mutex<Option<BTreeMap<String, String>>>,
 }
 
 impl fmt::Debug for GraphSink {
@@ -47,14 +50,38 @@ impl fmt::Debug for GraphSink {
 }
 
 impl GraphSink {
+    /// Works on the graph, whose engine is started first if it rests.
     async fn with<T: Send + 'static>(
         &self,
         work: impl FnOnce(&mut Graph) -> Result<T, SinkError> + Send + 'static,
     ) -> Result<T, SinkError> {
-        let graph = self.graph.clone();
-        let done = tokio::task::spawn_blocking(move || work(&mut graph.lock().unwrap_or_else(PoisonError::into_inner)));
+        self.noted().take();
+        self.on_state(move |state| work(state.awake()?)).await
+    }
+
+    async fn on_state<T: Send + 'static>(
+        &self,
+        work: impl FnOnce(&mut State) -> Result<T, SinkError> + Send + 'static,
+    ) -> Result<T, SinkError> {
+        let state = self.state.clone();
+        let done = tokio::task::spawn_blocking(move || work(&mut state.lock().unwrap_or_else(PoisonError::into_inner)));
         done.await.map_err(|cause| SinkError::permanent(SINK, "work on the graph was interrupted").because(cause))?
     }
+
+    fn noted(&self) -> MutexGuard<'_, Option<BTreeMap<String, String>>> {
+        self.noted.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+fn read_checkpoints(stored: &BTreeMap<String, String>) -> Result<Vec<Checkpoint>, SinkError> {
+    let read = stored.iter().map(|(lane, text)| {
+        serde_json::from_str(text).map_err(|cause| {
+            let message =
+                format!("the checkpoint of {lane} cannot be read; use the program that wrote it, or sync into a new graph");
+            SinkError::stop(SINK, message).because(cause)
+        })
+    });
+    read.collect()
 }
 
 #[async_trait]
@@ -83,22 +110,25 @@ impl Sink for GraphSink {
 
     async fn prepare(&self, targets: &[Arc<Target>], _dimensions: &[Dimension]) -> Result<(), SinkError> {
         let layouts = targets.iter().map(|target| Layout::of(target)).collect::<Result<Vec<_>, _>>()?;
-        self.with(move |graph| graph.prepare(layouts)).await
+        self.on_state(move |state| state.prepare(layouts)).await
+    }
+
+    fn wake(&self) {
+        let state = self.state.clone();
+        drop(tokio::task::spawn_blocking(move || {
+            // Who works on the graph next hears what is wrong.
+            drop(state.lock().unwrap_or_else(PoisonError::into_inner).awake().map(|_| ()));
+        }));
     }
 
     async fn checkpoints(&self) -> Result<Vec<Checkpoint>, SinkError> {
+        let noted = self.noted().clone();
+        if let Some(noted) = noted {
+            return read_checkpoints(&noted);
+        }
         self.with(|graph| {
             graph.lost = false;
-            let stored = graph.stored()?;
-            let read = stored.iter().map(|(lane, text)| {
-                serde_json::from_str(text).map_err(|cause| {
-                    let message = format!(
-                        "the checkpoint of {lane} cannot be read; use the program that wrote it, or sync into a new graph"
-                    );
-                    SinkError::stop(SINK, message).because(cause)
-                })
-            });
-            read.collect()
+            read_checkpoints(&graph.stored()?)
         })
         .await
     }
@@ -150,18 +180,13 @@ impl Sink for GraphSink {
     }
 
     async fn close(&self) -> Result<(), SinkError> {
-        self.with(|graph| {
-            if graph.open {
-                graph.flush(&[])?;
-            }
-            graph.engine.close()
-        })
-        .await
+        self.noted().take();
+        self.on_state(State::close).await
     }
 }
 
 /// What the sink knows between calls.
-struct Graph {
+pub(super) struct Graph {
     engine: Box<dyn Executor>,
     layouts: Vec<Layout>,
     batch_rows: usize,
@@ -182,7 +207,7 @@ struct Listing {
 }
 
 impl Graph {
-    fn new(mut engine: Box<dyn Executor>, batch_rows: usize) -> Result<Self, SinkError> {
+    pub(super) fn new(mut engine: Box<dyn Executor>, batch_rows: usize) -> Result<Self, SinkError> {
         let key = NodeKey { label: CHECKPOINT.to_owned(), properties: vec![LANE.to_owned()] };
         engine.write(&key.constraint(), Vec::new())?;
         engine.index(&key.properties)?;
@@ -196,22 +221,27 @@ impl Graph {
         })
     }
 
-    fn prepare(&mut self, layouts: Vec<Layout>) -> Result<(), SinkError> {
+    pub(super) fn prepare(&mut self, layouts: Vec<Layout>) -> Result<(), SinkError> {
         if self.open {
             return Err(SinkError::permanent(SINK, "rows are waiting; flush them before targets are prepared"));
         }
-        let mut all = self.layouts.clone();
-        for layout in layouts {
-            all.retain(|other| other.identity() != layout.identity());
-            all.push(layout);
-        }
-        let keys = label_keys(&all)?;
-        for key in keys {
+        let all = with_layouts(&self.layouts, layouts);
+        for key in label_keys(&all)? {
             self.engine.write(&key.constraint(), Vec::new())?;
             self.engine.index(&key.properties)?;
         }
         self.layouts = all;
         Ok(())
+    }
+
+    /// Ends the engine; answers the checkpoints that it held.
+    pub(super) fn close(&mut self) -> Result<BTreeMap<String, String>, SinkError> {
+        if self.open {
+            self.flush(&[])?;
+        }
+        let stored = self.stored()?;
+        self.engine.close()?;
+        Ok(stored)
     }
 
     fn write(&mut self, writes: &[Write]) -> Result<Vec<Refused>, SinkError> {
@@ -428,52 +458,6 @@ impl Graph {
         let keys = decode(target, &Arc::new(Schema::new(fields)), page.into_iter().rev().map(|(_, row)| row).collect())?;
         Ok(Page { keys, next })
     }
-}
-
-/// The keys of all labels, each once.
-fn label_keys(layouts: &[Layout]) -> Result<Vec<NodeKey>, SinkError> {
-    let mut labels: BTreeMap<String, (NodeKey, Vec<DataType>, String)> = BTreeMap::new();
-    let mut add = |target: &Target, key: NodeKey, columns: &[&String]| {
-        let types: Vec<DataType> = columns
-            .iter()
-            .filter_map(|name| target.schema.field_with_name(name).ok())
-            .map(|field| field.data_type().clone())
-            .collect();
-        let (known, kinds, by) =
-            labels.entry(key.label.clone()).or_insert_with(|| (key.clone(), types.clone(), target.name.clone()));
-        let alike = kinds.len() == types.len() && kinds.iter().zip(&types).all(|(one, other)| alike(one, other));
-        if *known == key && alike {
-            return Ok(());
-        }
-        let show = |key: &NodeKey, types: &[DataType]| {
-            key.properties.iter().zip(types).map(|(name, kind)| format!("{name} {kind}")).collect::<Vec<_>>().join(", ")
-        };
-        let message = format!(
-            "label `{}` is found by ({}) in `{}` and by ({}) in `{by}`; name the same properties, and cast the columns to the same types",
-            key.label,
-            show(&key, &types),
-            target.name,
-            show(known, kinds)
-        );
-        Err(SinkError::stop(SINK, message))
-    };
-    for layout in layouts {
-        match layout {
-            Layout::Node(node) => add(&node.target, node.key.clone(), &node.key.properties.iter().collect::<Vec<_>>())?,
-            Layout::Relationship(relationship) => {
-                for end in [&relationship.from, &relationship.to] {
-                    add(&relationship.target, NodeKey::of(end), &end.columns.iter().collect::<Vec<_>>())?;
-                }
-            }
-        }
-    }
-    Ok(labels.into_values().map(|(key, _, _)| key).collect())
-}
-
-/// Whether values of both types are one value in the graph when they are equal: integers of any width are.
-fn alike(one: &DataType, other: &DataType) -> bool {
-    let texts = [DataType::Utf8, DataType::LargeUtf8];
-    one == other || (one.is_integer() && other.is_integer()) || (texts.contains(one) && texts.contains(other))
 }
 
 /// Rows of cells as a batch.

@@ -994,6 +994,48 @@ async fn what_was_not_flushed_is_gone_and_what_was_is_there() {
 }
 
 #[tokio::test]
+async fn a_graph_at_rest_knows_its_checkpoints_without_its_engine() {
+    let directory = tempfile::tempdir().unwrap();
+    let (c, options) = (Catalogue::new(), GraphOptions::at(directory.path()));
+    let sink = open(options.clone()).await.unwrap();
+    sink.prepare(&c.all(), &[]).await.unwrap();
+    revise(&sink, &c, 1).await.unwrap();
+    sink.close().await.unwrap();
+
+    // Its file is damaged in a way that the notes do not show, so an engine that started would say so.
+    let file = directory.path().join("graph.grafeo");
+    let (image, written) = (std::fs::read(&file).unwrap(), std::fs::metadata(&file).unwrap().modified().unwrap());
+    let replace = |content: &[u8]| {
+        std::fs::write(&file, content).unwrap();
+        std::fs::File::options().write(true).open(&file).unwrap().set_modified(written).unwrap();
+    };
+    replace(&vec![7; image.len()]);
+    for _ in 0..2 {
+        let sink = open(options.clone()).await.unwrap();
+        sink.prepare(&c.all(), &[]).await.unwrap();
+        assert_eq!(sink.checkpoints().await.unwrap(), [checkpoint(1)]);
+        assert!(open(options.clone()).await.unwrap_err().message.contains("in use"));
+        sink.close().await.unwrap();
+    }
+    let sink = open(options.clone()).await.unwrap();
+    sink.wake();
+    let error = revise(&sink, &c, 2).await.unwrap_err();
+    assert!(error.message.contains("open"), "{}", error.message);
+    sink.close().await.unwrap();
+
+    replace(&image);
+    let sink = open(options.clone()).await.unwrap();
+    sink.prepare(&c.all(), &[]).await.unwrap();
+    revise(&sink, &c, 2).await.unwrap();
+    // The notes went when the engine started, so nobody trusts them after a crash.
+    assert!(!directory.path().join("checkpoints.json").exists());
+    sink.close().await.unwrap();
+    let sink = open(options).await.unwrap();
+    assert_eq!(sink.checkpoints().await.unwrap(), [checkpoint(2)]);
+    assert_eq!(assert_whole(&sink).await, 2);
+}
+
+#[tokio::test]
 async fn a_directory_that_is_no_graph_is_left_alone() {
     let directory = tempfile::tempdir().unwrap();
     let refused = async |path: &Path| {

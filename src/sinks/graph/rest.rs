@@ -1,0 +1,152 @@
+//! A graph at rest: its directory is held, its engine is not running. The engine reads all it holds when it starts, and a run that has
+//! nothing for the graph asks for no more than the checkpoints, which are noted beside it when it is closed.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::io;
+use std::path::Path;
+use std::time::UNIX_EPOCH;
+
+use serde::{Deserialize, Serialize};
+
+use crate::sinks::SinkError;
+
+use super::client::{Directory, FORMAT_FILE, Grafeo, LOCK_FILE};
+use super::config::GraphOptions;
+use super::cypher::{Layout, SINK};
+use super::labels::{label_keys, with_layouts};
+use super::sink::Graph;
+
+const NOTES_FILE: &str = "checkpoints.json";
+
+/// A graph, running or not.
+pub(super) enum State {
+    Resting(Box<Resting>),
+    Awake {
+        graph: Graph,
+        options: GraphOptions,
+    },
+    /// It was closed, or its engine did not start.
+    Gone,
+}
+
+pub(super) struct Resting {
+    directory: Directory,
+    options: GraphOptions,
+    notes: Notes,
+    /// Targets that were prepared meanwhile.
+    layouts: Vec<Layout>,
+}
+
+/// What is known of a graph that was closed.
+#[derive(Debug, PartialEq, Serialize, Deserialize)]
+struct Notes {
+    /// The engine's files: name, bytes, and when they were written in nanoseconds of Unix time. The notes are about these files alone.
+    files: BTreeMap<String, (u64, u128)>,
+    /// Checkpoints by lane, as they are stored.
+    checkpoints: BTreeMap<String, String>,
+}
+
+impl State {
+    /// Takes the graph's directory. The engine is started at once where there are no notes of it.
+    pub(super) fn open(options: GraphOptions) -> Result<Self, SinkError> {
+        let Some(path) = &options.path else { return start(None, options, Vec::new()) };
+        let directory = Directory::take(path)?;
+        match Notes::read(directory.path()) {
+            Some(notes) => Ok(Self::Resting(Box::new(Resting { directory, options, notes, layouts: Vec::new() }))),
+            None => start(Some(directory), options, Vec::new()),
+        }
+    }
+
+    /// The checkpoints of a graph at rest.
+    pub(super) fn noted(&self) -> Option<&BTreeMap<String, String>> {
+        match self {
+            Self::Resting(resting) => Some(&resting.notes.checkpoints),
+            _ => None,
+        }
+    }
+
+    /// The graph, its engine started.
+    pub(super) fn awake(&mut self) -> Result<&mut Graph, SinkError> {
+        if let Self::Resting(_) = self
+            && let Self::Resting(resting) = std::mem::replace(self, Self::Gone)
+        {
+            // What is written from now on they do not know.
+            fs::remove_file(resting.directory.path().join(NOTES_FILE)).map_err(|cause| {
+                SinkError::permanent(SINK, format!("cannot remove {NOTES_FILE} from the graph's directory")).because(cause)
+            })?;
+            *self = start(Some(resting.directory), resting.options, resting.layouts)?;
+        }
+        match self {
+            Self::Awake { graph, .. } => Ok(graph),
+            _ => Err(SinkError::permanent(SINK, "the graph is closed, or could not be opened; open it again")),
+        }
+    }
+
+    /// Makes targets ready. A graph at rest does it when it starts, because what it holds was made ready before it was closed.
+    pub(super) fn prepare(&mut self, layouts: Vec<Layout>) -> Result<(), SinkError> {
+        match self {
+            Self::Resting(resting) => {
+                let all = with_layouts(&resting.layouts, layouts);
+                label_keys(&all)?;
+                resting.layouts = all;
+                Ok(())
+            }
+            _ => self.awake()?.prepare(layouts),
+        }
+    }
+
+    /// Ends the engine if it runs, and lets go of the directory.
+    pub(super) fn close(&mut self) -> Result<(), SinkError> {
+        if let Self::Awake { mut graph, options } = std::mem::replace(self, Self::Gone) {
+            let checkpoints = graph.close()?;
+            if let Some(path) = &options.path
+                && let Err(error) = Notes::write(path, checkpoints)
+            {
+                tracing::info!(%error, "no notes of the graph were left; the next run starts its engine to read the checkpoints");
+            }
+        }
+        Ok(())
+    }
+}
+
+fn start(directory: Option<Directory>, options: GraphOptions, layouts: Vec<Layout>) -> Result<State, SinkError> {
+    let engine = Grafeo::start(directory, &options)?;
+    let mut graph = Graph::new(Box::new(engine), options.batch_rows)?;
+    graph.prepare(layouts)?;
+    Ok(State::Awake { graph, options })
+}
+
+impl Notes {
+    /// The notes in this directory, if they are about the files that are there.
+    fn read(directory: &Path) -> Option<Self> {
+        let notes: Self = serde_json::from_slice(&fs::read(directory.join(NOTES_FILE)).ok()?).ok()?;
+        (engine_files(directory).ok()? == notes.files).then_some(notes)
+    }
+
+    fn write(directory: &Path, checkpoints: BTreeMap<String, String>) -> io::Result<()> {
+        let notes = Self { files: engine_files(directory)?, checkpoints };
+        let new = directory.join(format!("{NOTES_FILE}.new"));
+        fs::write(&new, serde_json::to_vec(&notes)?)?;
+        fs::rename(new, directory.join(NOTES_FILE))
+    }
+}
+
+fn engine_files(directory: &Path) -> io::Result<BTreeMap<String, (u64, u128)>> {
+    let mut files = BTreeMap::new();
+    let mut folders = vec![directory.to_owned()];
+    while let Some(folder) = folders.pop() {
+        for entry in fs::read_dir(folder)? {
+            let entry = entry?;
+            let (path, about) = (entry.path(), entry.metadata()?);
+            let name = path.strip_prefix(directory).unwrap_or(&path).to_string_lossy().into_owned();
+            if about.is_dir() {
+                folders.push(path);
+            } else if ![LOCK_FILE, FORMAT_FILE].contains(&name.as_str()) && !name.starts_with(NOTES_FILE) {
+                let written = about.modified()?.duration_since(UNIX_EPOCH).map_err(io::Error::other)?.as_nanos();
+                files.insert(name, (about.len(), written));
+            }
+        }
+    }
+    Ok(files)
+}
