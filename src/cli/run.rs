@@ -50,7 +50,9 @@ pub(super) async fn check(global: &Global) -> Outcome {
 }
 
 pub(super) async fn sync(global: &Global, args: &SyncArgs, dry_run: bool) -> Outcome {
-    let setup = open(global, Needed::ALL).await?;
+    let config = global.config()?;
+    let files = fetch::needed(&config, Needed::ALL).map_err(OpenError::from)?;
+    let (setup, opened) = Setup::open_with_tables(config, &files).await?;
     let cancel = CancellationToken::new();
     let on_signal = cancel.clone();
     tokio::spawn(async move {
@@ -61,7 +63,7 @@ pub(super) async fn sync(global: &Global, args: &SyncArgs, dry_run: bool) -> Out
     });
     let progress: Option<Arc<dyn sync::Progress>> = Some(Arc::new(progress::Syncing::new()));
     let options = Options { dry_run, rebuild: args.rebuild, repair: args.repair, cancel, progress };
-    let report = sync::sync(&setup, &options).await;
+    let report = sync::sync_opened(&setup, opened, &options).await;
     drop(options);
     let closed = setup.close().await;
     let report = report?;

@@ -2,7 +2,8 @@
 
 use std::sync::Arc;
 
-use super::open::{Opened, Setup};
+use super::lake::Opened;
+use super::open::Setup;
 use super::{LaneError, Options};
 use crate::changes::{From, Plan, Strategy, Table};
 use crate::mapping::Projection;

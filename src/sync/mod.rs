@@ -5,6 +5,7 @@
 //! read; each sink works on its own task behind a bounded queue, so that one that is slow or down holds back no other.
 
 mod batch;
+mod lake;
 mod lane;
 mod open;
 mod points;
@@ -15,11 +16,11 @@ mod work;
 mod worker;
 
 use std::sync::Arc;
-use std::time::Instant;
 
 use tokio::sync::Mutex;
 use tokio_util::sync::CancellationToken;
 
+pub use lake::Opened;
 pub use open::{Needed, OpenError, Setup, runtime};
 pub use status::status;
 pub use verify::verify;
@@ -94,8 +95,17 @@ impl LaneError {
 /// # Errors
 /// Only when nothing could be tried: everything that concerns single lanes is in the report.
 pub async fn sync(setup: &Setup, options: &Options) -> Result<SyncReport, OpenError> {
-    let began = Instant::now();
-    let opened = setup.open_tables(true).await?;
+    let tables = setup.lake().tables().await?;
+    setup.lake().wake(&setup.sinks, &tables).await;
+    let opened = setup.lake().compile(tables).await?;
+    sync_opened(setup, opened, options).await
+}
+
+/// [`sync`] to the versions that the tables were opened at.
+///
+/// # Errors
+/// As [`sync`].
+pub async fn sync_opened(setup: &Setup, opened: Opened, options: &Options) -> Result<SyncReport, OpenError> {
     let quarantine = Quarantine::open(&setup.config.quarantine, setup.storage_options()).await?;
     let quarantine = Arc::new(Mutex::new(quarantine.with_entries_max(setup.config.quarantine_entries_max)));
     let mut report = SyncReport { missing_tables: opened.missing.clone(), ..SyncReport::default() };
@@ -109,6 +119,6 @@ pub async fn sync(setup: &Setup, options: &Options) -> Result<SyncReport, OpenEr
         report.tables.extend(run.run(of_table).await);
     }
     report.interrupted = options.cancel.is_cancelled();
-    report.elapsed_ms = u64::try_from(began.elapsed().as_millis()).unwrap_or(u64::MAX);
+    report.elapsed_ms = u64::try_from(opened.began.elapsed().as_millis()).unwrap_or(u64::MAX);
     Ok(report)
 }

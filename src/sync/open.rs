@@ -7,14 +7,15 @@ use datafusion::execution::disk_manager::{DiskManagerBuilder, DiskManagerMode};
 use datafusion::execution::memory_pool::FairSpillPool;
 use datafusion::execution::runtime_env::{RuntimeEnv, RuntimeEnvBuilder};
 
+use super::lake::{Lake, Opened, storage_options};
 use super::lane::describe;
-use crate::changes::{ChangesError, OnGap, RecordCounts, Strategy, Table, TableOptions};
-use crate::config::{self, Config, ConfigError, MissingTables, SinkUrl, shown};
+use crate::changes::{ChangesError, RecordCounts, Strategy, Table};
+use crate::config::{Config, ConfigError, MissingTables, SinkUrl, shown};
 use crate::embed::{self, EmbedError, Worker};
 use crate::fetch::{FetchError, Paths};
 use crate::mapping::file::TableEntry;
 use crate::mapping::target::{Shape, Target};
-use crate::mapping::{Compiled, MappingError, MappingFile, compile};
+use crate::mapping::{MappingError, MappingFile, compile};
 use crate::report::{TableReport, TargetReport};
 use crate::sinks::quarantine::QuarantineError;
 use crate::sinks::{Class, Sink, SinkError, SinkKind, clickhouse, graph, vectors};
@@ -64,16 +65,6 @@ pub struct Setup {
     pub runtime: Arc<RuntimeEnv>,
 }
 
-/// The tables of one run, each pinned to a version, and what is made of them.
-#[derive(Debug)]
-pub(super) struct Opened {
-    pub(super) tables: BTreeMap<String, Arc<Table>>,
-    pub(super) missing: Vec<String>,
-    /// Tables that are there and cannot be read.
-    pub(super) failed: Vec<(String, ChangesError)>,
-    pub(super) mapping: Compiled,
-}
-
 /// Which of the sinks a command needs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[expect(missing_docs, reason = "the fields are the sinks")]
@@ -108,32 +99,40 @@ impl Setup {
     /// [`OpenError`] naming what cannot be opened.
     pub async fn open(config: Config, files: &Paths, needed: Needed) -> Result<Self, OpenError> {
         let mapping = MappingFile::read(&config.mapping)?;
-        let embedder = if config.vectors.is_some() && needed.vectors {
-            embed::worker(&config.embed, files.model_dir.as_deref())?.map(Arc::new)
-        } else {
-            None
-        };
-        let (mut sinks, mut unopened) = (Vec::new(), Vec::new());
+        let embedder = embedder(&config, files, needed)?;
+        let runtime = runtime(&config)?;
         // Together, because each reads what it holds, and none waits for another.
         let opened = futures::join!(
             open_clickhouse(&config, files, needed),
             open_graph(&config, needed),
             open_vectors(&config, embedder.as_deref())
         );
-        for (kind, opened) in [(SinkKind::Clickhouse, opened.0), (SinkKind::Graph, opened.1), (SinkKind::Vectors, opened.2)] {
-            match opened {
-                Some(Ok(sink)) => sinks.push(sink),
-                Some(Err(error)) => unopened.push((kind, error)),
-                None => {}
-            }
-        }
-        // A sink that another run holds, or that waits for a decision, stops the run; one that is broken does not.
-        let stopped = unopened.iter().position(|(_, error)| sinks.is_empty() || error.class == Class::Stop);
-        if let Some(first) = stopped {
-            return Err(unopened.swap_remove(first).1.into());
-        }
-        let runtime = runtime(&config)?;
+        let (sinks, unopened) = sorted([opened.0, opened.1, opened.2])?;
         Ok(Self { config, mapping, sinks, unopened, embedder, runtime })
+    }
+
+    /// [`Setup::open`] with all sinks, while the tables are opened for the [`super::sync_opened`] to come, so that neither waits for
+    /// the other.
+    ///
+    /// # Errors
+    /// [`OpenError`] naming what cannot be opened.
+    pub async fn open_with_tables(config: Config, files: &Paths) -> Result<(Self, Opened), OpenError> {
+        let mapping = MappingFile::read(&config.mapping)?;
+        let embedder = embedder(&config, files, Needed::ALL)?;
+        let runtime = runtime(&config)?;
+        let lake = Lake { config: &config, mapping: &mapping, runtime: &runtime };
+        let graph = open_graph(&config, Needed::ALL).await;
+        let first: Vec<Arc<dyn Sink>> = graph.iter().filter_map(|(_, opened)| opened.as_ref().ok().cloned()).collect();
+        let tables = async {
+            let tables = lake.tables().await?;
+            lake.wake(&first, &tables).await;
+            lake.compile(tables).await
+        };
+        let (clickhouse, vectors, opened) =
+            futures::join!(open_clickhouse(&config, files, Needed::ALL), open_vectors(&config, embedder.as_deref()), tables);
+        let (sinks, unopened) = sorted([clickhouse, graph, vectors])?;
+        let opened = opened?;
+        Ok((Self { config, mapping, sinks, unopened, embedder, runtime }, opened))
     }
 
     /// Closes the sinks: everything accepted becomes durable.
@@ -152,7 +151,17 @@ impl Setup {
     }
 
     pub(super) fn storage_options(&self) -> HashMap<String, String> {
-        self.config.source.storage_options.clone().into_iter().collect()
+        storage_options(&self.config)
+    }
+
+    pub(super) fn lake(&self) -> Lake<'_> {
+        Lake { config: &self.config, mapping: &self.mapping, runtime: &self.runtime }
+    }
+
+    /// Opens the mapping's tables, pins their versions, and compiles the mapping against them.
+    pub(super) async fn open_tables(&self) -> Result<Opened, OpenError> {
+        let tables = self.lake().tables().await?;
+        self.lake().compile(tables).await
     }
 
     /// The model's identity for targets that have one.
@@ -166,19 +175,6 @@ impl Setup {
     /// Vector length of what a sink stores for any target.
     pub(super) fn dimensions(&self) -> usize {
         self.embedder.as_ref().map_or(0, |e| e.dimensions())
-    }
-
-    fn table_options(&self, name: &str, url: String, key: &[String]) -> TableOptions {
-        let key: Vec<&str> = key.iter().map(String::as_str).collect();
-        let mut options = TableOptions::new(name, url, &key);
-        options.batch_rows = self.config.batch_rows;
-        options.window_bytes = self.config.window_bytes;
-        options.storage_options = self.storage_options();
-        options.on_gap = match self.config.source.on_gap {
-            config::OnGap::Snapshot => OnGap::Snapshot,
-            config::OnGap::Stop => OnGap::Stop,
-        };
-        options
     }
 
     /// An entry for each table whose targets a sink would hold that could not be opened.
@@ -202,64 +198,6 @@ impl Setup {
             "the table cannot be read",
             targets.map(|(sink, t)| failed_target(sink, t, error, error.is_gap())).collect(),
         )
-    }
-
-    /// Opens the mapping's tables, pins their versions, and compiles the mapping against them. With `wake`, sinks that have work to
-    /// come begin what takes them long meanwhile.
-    pub(super) async fn open_tables(&self, wake: bool) -> Result<Opened, OpenError> {
-        let mut tables = BTreeMap::new();
-        let (mut missing, mut failed) = (Vec::new(), Vec::new());
-        for (name, entry) in &self.mapping.tables {
-            let url = self.config.table_url(name).ok_or_else(|| OpenError::NoAddress(name.clone()));
-            let skip = self.config.source.missing_tables == MissingTables::Skip;
-            let url = match url {
-                Err(_) if skip => {
-                    missing.push(name.clone());
-                    continue;
-                }
-                url => url?,
-            };
-            match Table::open(self.table_options(name, url.clone(), &entry.key), self.runtime.clone()).await {
-                Ok(table) => {
-                    tables.insert(name.clone(), table);
-                }
-                Err(ChangesError::NotATable { .. }) if skip => missing.push(name.clone()),
-                Err(ChangesError::NotATable { .. }) => return Err(OpenError::Missing { table: name.clone(), url: shown(&url) }),
-                Err(error @ (ChangesError::ColumnMissing { .. } | ChangesError::KeyType { .. })) => return Err(error.into()),
-                Err(error) => failed.push((name.clone(), error)),
-            }
-        }
-        if wake {
-            self.wake(&tables).await;
-        }
-        let schemas = tables.iter().map(|(name, table)| (name.clone(), table.schema())).collect();
-        let mapping = compile(&self.mapping, &self.config.mapping, &schemas).await?;
-        let mut narrow = BTreeMap::new();
-        for (name, table) in tables {
-            if let Some(compiled) = mapping.tables.get(&name) {
-                narrow.insert(name, Arc::new(table.select(compiled.columns.clone())?));
-            }
-        }
-        Ok(Opened { tables: narrow, missing, failed, mapping })
-    }
-
-    /// Wakes the sinks of which a lane is not where its table is.
-    async fn wake(&self, tables: &BTreeMap<String, Table>) {
-        for sink in &self.sinks {
-            // What cannot be read now is read again, and reported, when the lanes are made.
-            let checkpoints = sink.checkpoints().await.unwrap_or_default();
-            let rests = |(name, target): (&String, &str)| {
-                let checkpoint = checkpoints.iter().find(|c| c.lane.table == *name && c.lane.target == target);
-                let done = checkpoint.filter(|c| c.pending.is_none()).and_then(|c| c.version);
-                tables.get(name).is_none_or(|table| done == Some(table.version()))
-            };
-            let entries =
-                self.mapping.tables.iter().flat_map(|(name, entry)| entry.targets().into_iter().map(move |t| (name, t)));
-            let mut targets = entries.filter(|(_, (kind, _))| *kind == sink.kind()).map(|(name, (_, target))| (name, target));
-            if !targets.all(rests) {
-                sink.wake();
-            }
-        }
     }
 
     /// Reads the mapping against the tables that can be reached and the engines' limits, and writes nothing. Answers what was not
@@ -287,7 +225,7 @@ impl Setup {
                 notes.push(format!("{name}: its queries were not checked, because that needs its schema from {}", shown(&url)));
                 continue;
             }
-            match Table::open(setup.table_options(name, url.clone(), &entry.key), setup.runtime.clone()).await {
+            match Table::open(setup.lake().table_options(name, url.clone(), &entry.key), setup.runtime.clone()).await {
                 Ok(table) => {
                     schemas.insert(name.clone(), table.schema());
                 }
@@ -312,26 +250,50 @@ impl Setup {
 }
 
 /// What opening gives; nothing where the sink is not configured or not needed.
-type OpenedSink = Option<Result<Arc<dyn Sink>, SinkError>>;
+type OpenedSink = Option<(SinkKind, Result<Arc<dyn Sink>, SinkError>)>;
+
+fn embedder(config: &Config, files: &Paths, needed: Needed) -> Result<Option<Arc<Worker>>, OpenError> {
+    if config.vectors.is_none() || !needed.vectors {
+        return Ok(None);
+    }
+    Ok(embed::worker(&config.embed, files.model_dir.as_deref())?.map(Arc::new))
+}
+
+/// The sinks that opened and those that did not. One that another run holds, or that waits for a decision, stops the run; one that is
+/// broken does not, unless it is the only one.
+#[expect(clippy::type_complexity, reason = "it is what a Setup holds")]
+fn sorted(opened: [OpenedSink; 3]) -> Result<(Vec<Arc<dyn Sink>>, Vec<(SinkKind, SinkError)>), OpenError> {
+    let (mut sinks, mut unopened) = (Vec::new(), Vec::new());
+    for (kind, opened) in opened.into_iter().flatten() {
+        match opened {
+            Ok(sink) => sinks.push(sink),
+            Err(error) => unopened.push((kind, error)),
+        }
+    }
+    match unopened.iter().position(|(_, error)| sinks.is_empty() || error.class == Class::Stop) {
+        Some(first) => Err(unopened.swap_remove(first).1.into()),
+        None => Ok((sinks, unopened)),
+    }
+}
 
 async fn open_clickhouse(config: &Config, files: &Paths, needed: Needed) -> OpenedSink {
     let SinkUrl::Chdb(path) = config.clickhouse.as_ref().filter(|_| needed.clickhouse)? else { return None };
     let library = files.library.clone().unwrap_or_default();
     let opened = clickhouse::open(clickhouse::ClickhouseOptions::new(path.clone(), library)).await;
-    Some(opened.map(|sink| Arc::new(sink) as Arc<dyn Sink>))
+    Some((SinkKind::Clickhouse, opened.map(|sink| Arc::new(sink) as Arc<dyn Sink>)))
 }
 
 async fn open_graph(config: &Config, needed: Needed) -> OpenedSink {
     let SinkUrl::Grafeo(path) = config.graph.as_ref().filter(|_| needed.graph)? else { return None };
     let opened = graph::open(graph::GraphOptions::at(path.clone())).await;
-    Some(opened.map(|sink| Arc::new(sink) as Arc<dyn Sink>))
+    Some((SinkKind::Graph, opened.map(|sink| Arc::new(sink) as Arc<dyn Sink>)))
 }
 
 async fn open_vectors(config: &Config, embedder: Option<&Worker>) -> OpenedSink {
     let (Some(SinkUrl::Edge(path)), Some(embedder)) = (&config.vectors, embedder) else { return None };
     let (model, dimensions) = (embedder.identity().to_owned(), embedder.dimensions());
     let opened = vectors::open(vectors::VectorsOptions { path: path.clone(), model, dimensions }).await;
-    Some(opened.map(|sink| Arc::new(sink) as Arc<dyn Sink>))
+    Some((SinkKind::Vectors, opened.map(|sink| Arc::new(sink) as Arc<dyn Sink>)))
 }
 
 fn failed_target(sink: SinkKind, target: &str, error: &dyn std::error::Error, stopped: bool) -> TargetReport {

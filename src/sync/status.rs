@@ -10,7 +10,7 @@ use crate::sinks::{Checkpoint, LaneId};
 /// # Errors
 /// When a table, a sink or the quarantine cannot be read.
 pub async fn status(setup: &Setup) -> Result<StatusReport, OpenError> {
-    let opened = setup.open_tables(false).await?;
+    let opened = setup.open_tables().await?;
     let quarantine = Quarantine::open(&setup.config.quarantine, setup.storage_options()).await?;
     let mut report = StatusReport::default();
     for sink in &setup.sinks {

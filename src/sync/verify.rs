@@ -41,7 +41,7 @@ struct Subject<'a> {
 /// When tables, sinks or the quarantine cannot be opened. What concerns one target is in the report.
 pub async fn verify(setup: &Setup) -> Result<VerifyReport, OpenError> {
     let began = Instant::now();
-    let opened = setup.open_tables(false).await?;
+    let opened = setup.open_tables().await?;
     let quarantine = Quarantine::open(&setup.config.quarantine, setup.storage_options()).await?;
     let mut report = VerifyReport::default();
     for sink in &setup.sinks {
