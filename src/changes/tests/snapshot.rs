@@ -198,3 +198,64 @@ async fn a_memory_limit_is_kept_while_duplicates_are_looked_for() {
     let seen = seen(table.read(&plan, 0)).await;
     assert_eq!((seen.after.len(), seen.bad.len()), (150_000, 0));
 }
+
+/// A file with the columns `id` and `at`, a timestamp in 96 bits as Spark writes it: a number of the day and nanoseconds in it.
+fn write_int96(path: &std::path::Path, rows: &[(i64, u32, u64)]) -> u64 {
+    use deltalake::parquet::data_type::{Int64Type, Int96, Int96Type};
+    use deltalake::parquet::file::writer::SerializedFileWriter;
+    use deltalake::parquet::schema::parser::parse_message_type;
+
+    let schema = Arc::new(parse_message_type("message spark_schema { required int64 id; required int96 at; }").unwrap());
+    let mut writer = SerializedFileWriter::new(std::fs::File::create(path).unwrap(), schema, Arc::default()).unwrap();
+    let mut group = writer.next_row_group().unwrap();
+    let ids: Vec<i64> = rows.iter().map(|row| row.0).collect();
+    let mut column = group.next_column().unwrap().unwrap();
+    column.typed::<Int64Type>().write_batch(&ids, None, None).unwrap();
+    column.close().unwrap();
+    let number = |(_, day, nanoseconds): &(i64, u32, u64)| {
+        let mut number = Int96::new();
+        let half = |shift: u32| u32::try_from(nanoseconds >> shift & 0xffff_ffff).unwrap();
+        number.set_data(half(0), half(32), *day);
+        number
+    };
+    let times: Vec<Int96> = rows.iter().map(number).collect();
+    let mut column = group.next_column().unwrap().unwrap();
+    column.typed::<Int96Type>().write_batch(&times, None, None).unwrap();
+    column.close().unwrap();
+    group.close().unwrap();
+    writer.close().unwrap();
+    std::fs::metadata(path).unwrap().len()
+}
+
+#[tokio::test]
+async fn timestamps_in_96_bits_keep_their_year() {
+    /// The first day of 1970 in the count of days that such timestamps use.
+    const EPOCH: u32 = 2_440_588;
+    let rows = [(1, EPOCH, 1_000), (2, EPOCH + 2_932_896, 86_399_999_999_000), (3, EPOCH - 719_162, 0), (4, EPOCH + 193_581, 0)];
+    let expected = [1, 253_402_300_799_999_999, -62_135_596_800_000_000, 16_725_398_400_000_000];
+    for kind in [PrimitiveType::Timestamp, PrimitiveType::TimestampNtz] {
+        let dir = tempfile::tempdir().unwrap();
+        let table = DeltaTableBuilder::from_url(Url::from_directory_path(dir.path()).unwrap()).unwrap().build().unwrap();
+        let columns = [StructField::nullable("id", PrimitiveType::Long), StructField::nullable("at", kind)];
+        let create = table.create().with_columns(columns);
+        let delta = create.with_configuration_property(TableProperty::EnableChangeDataFeed, Some("true")).await.unwrap();
+        let id = delta.snapshot().unwrap().metadata().id().to_owned();
+        let size = write_int96(&dir.path().join("part-0.parquet"), &rows);
+        let add = serde_json::json!({"add": {"path": "part-0.parquet", "partitionValues": {}, "size": size, "modificationTime": 1,
+            "dataChange": true}});
+        std::fs::write(dir.path().join("_delta_log/00000000000000000001.json"), add.to_string()).unwrap();
+        let table = Table::open(TableOptions::new("t", dir.path().to_str().unwrap(), &["id"]), runtime()).await.unwrap();
+        let window = table.plan(Some(&From { table_id: id, version: 0, to: None })).await.unwrap();
+        assert_eq!(window.strategy, Strategy::Feed, "{}", window.reason);
+        for plan in [table.plan(None).await.unwrap(), window] {
+            let mut read = Vec::new();
+            for batch in batches(table.read(&plan, 0)).await {
+                let ids = batch.after["id"].as_primitive::<Int64Type>();
+                let times = batch.after["at"].as_primitive::<arrow::datatypes::TimestampMicrosecondType>();
+                read.extend(ids.values().iter().copied().zip(times.values().iter().copied()));
+            }
+            read.sort_unstable();
+            assert_eq!(read.iter().map(|(_, at)| *at).collect::<Vec<_>>(), expected, "{:?}", plan.strategy);
+        }
+    }
+}
