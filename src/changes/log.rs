@@ -9,6 +9,7 @@ use deltalake::logstore::LogStore;
 use deltalake::{DeltaTable, ObjectStoreError, Path};
 use futures::{StreamExt, TryStreamExt, stream};
 use serde::Deserialize;
+use url::Url;
 
 use super::error::ChangesError;
 use super::table::{Table, signed};
@@ -199,7 +200,7 @@ fn decoded(path: &str) -> String {
 /// addresses are not looked for.
 pub(super) async fn first_missing(table: &Table, files: Vec<(i64, String)>) -> Result<Option<(i64, String)>, ChangesError> {
     let store = table.delta.log_store().object_store(None);
-    let relative = files.into_iter().filter(|(_, path)| !path.contains("://"));
+    let relative = files.into_iter().filter(|(_, path)| absolute(path).is_none());
     let mut looked = stream::iter(relative.map(|(version, path)| {
         let store = store.clone();
         async move {
@@ -223,9 +224,14 @@ pub(super) async fn first_missing(table: &Table, files: Vec<(i64, String)>) -> R
 }
 
 /// Whether delta-rs' feed finds the file at this decoded path: it encodes paths once more, so those with a per cent sign, as partition
-/// values with special characters have, are not found.
+/// values with special characters have, are not found, and neither are files outside the table.
 pub(super) fn reaches_feed(path: &str) -> bool {
-    Path::from(path).as_ref() == path
+    absolute(path).is_none() && Path::from(path).as_ref() == path
+}
+
+/// The address in a path that is not relative to the table, as files of another table have it.
+pub(super) fn absolute(path: &str) -> Option<Url> {
+    path.contains(':').then(|| Url::parse(path).ok()).flatten()
 }
 
 /// Reads the commits of a range, in order, some of them ahead.
@@ -294,6 +300,18 @@ mod tests {
         let file = vector_file("u", "ab^-aqEH.-t@S}K{vb[*k^");
         assert_eq!(file.as_deref(), Some("ab/deletion_vector_d2c639aa-8816-431a-aaf6-d3fe2512ff61.bin"));
         assert_eq!(vector_file("i", "wi5b=000010000siXQKl0rr91000f55c8Xg0@@D72lkbi5=-{L"), None);
+    }
+
+    #[test]
+    fn an_address_is_no_path_of_the_table() {
+        for path in
+            ["file:/lake/other/a.parquet", "s3://lake/other/a.parquet", "abfss://c@account.dfs.core.windows.net/a.parquet"]
+        {
+            assert!(absolute(path).is_some() && !reaches_feed(path), "{path}");
+        }
+        for path in ["a.parquet", "at=2020-01-01 10:11:12/a.parquet", "_change_data/at=10:11/a.parquet"] {
+            assert!(absolute(path).is_none() && reaches_feed(path), "{path}");
+        }
     }
 
     #[test]
