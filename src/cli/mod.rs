@@ -176,7 +176,7 @@ fn code_of(error: &(dyn Error + Send + Sync + 'static)) -> u8 {
             crate::sinks::Class::Permanent => BAD_INPUT,
             crate::sinks::Class::Stop => STOPPED,
         },
-        Some(OpenError::Changes(error)) if error.is_gap() => STOPPED,
+        Some(OpenError::Changes(error)) if error.needs_decision() => STOPPED,
         Some(OpenError::Quarantine(_) | OpenError::Runtime(_) | OpenError::Fetch(_)) => PARTIAL,
         Some(_) => BAD_INPUT,
         None if error.is::<crate::config::ConfigError>() => BAD_INPUT,

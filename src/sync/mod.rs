@@ -83,7 +83,7 @@ impl LaneError {
     fn stops(&self) -> bool {
         match self {
             Self::Sink(error) => error.class == Class::Stop,
-            Self::Changes(error) => error.is_gap(),
+            Self::Changes(error) => error.needs_decision(),
             Self::Stop(_) => true,
             _ => false,
         }

@@ -196,7 +196,7 @@ impl Setup {
         nothing_read(
             table,
             "the table cannot be read",
-            targets.map(|(sink, t)| failed_target(sink, t, error, error.is_gap())).collect(),
+            targets.map(|(sink, t)| failed_target(sink, t, error, error.needs_decision())).collect(),
         )
     }
 
