@@ -333,6 +333,19 @@ pub(super) async fn damaged(name: &str, table: &DeltaTable) -> Option<ChangesErr
     None
 }
 
+/// The version of the newest commit of a local table, by the names of the files in its log; none for a table that is elsewhere, or
+/// not there. A hint: whether it is a commit that can be read is found out when the table is opened.
+#[must_use]
+pub fn newest_commit(url: &str) -> Option<i64> {
+    let folder = url.strip_prefix("file://").unwrap_or(url);
+    if folder.contains("://") {
+        return None;
+    }
+    let names = std::fs::read_dir(std::path::Path::new(folder).join("_delta_log")).ok()?;
+    let version = |name: &str| name.strip_suffix(".json").filter(|number| number.len() == 20)?.parse().ok();
+    names.filter_map(|entry| version(entry.ok()?.file_name().to_str()?)).max()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -96,7 +96,7 @@ impl LaneError {
 /// Only when nothing could be tried: everything that concerns single lanes is in the report.
 pub async fn sync(setup: &Setup, options: &Options) -> Result<SyncReport, OpenError> {
     let tables = setup.lake().tables().await?;
-    setup.lake().wake(&setup.sinks, &tables).await;
+    setup.lake().wake_for(&setup.sinks, &tables).await;
     let opened = setup.lake().compile(tables).await?;
     sync_opened(setup, opened, options).await
 }

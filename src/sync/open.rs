@@ -123,9 +123,10 @@ impl Setup {
         let lake = Lake { config: &config, mapping: &mapping, runtime: &runtime };
         let graph = open_graph(&config, Needed::ALL).await;
         let first: Vec<Arc<dyn Sink>> = graph.iter().filter_map(|(_, opened)| opened.as_ref().ok().cloned()).collect();
+        lake.wake_early(&first).await;
         let tables = async {
             let tables = lake.tables().await?;
-            lake.wake(&first, &tables).await;
+            lake.wake_for(&first, &tables).await;
             lake.compile(tables).await
         };
         let (clickhouse, vectors, opened) =
