@@ -1,6 +1,8 @@
 //! What a forward pass is made of, behind one trait, and which implementation this processor gets.
 
 #[cfg(target_arch = "x86_64")]
+mod amx;
+#[cfg(target_arch = "x86_64")]
 mod avx2;
 #[cfg(target_arch = "x86_64")]
 mod avx512;
@@ -56,6 +58,7 @@ pub fn available(precision: Precision) -> Vec<Box<dyn Kernel>> {
     let mut found: Vec<Box<dyn Kernel>> = Vec::new();
     #[cfg(target_arch = "x86_64")]
     {
+        found.extend(amx::Amx::find(precision).map(|kernel| Box::new(kernel) as Box<dyn Kernel>));
         found.extend(avx512::Avx512::find(precision).map(|kernel| Box::new(kernel) as Box<dyn Kernel>));
         found.extend(avx2::Avx2::find(precision).map(|kernel| Box::new(kernel) as Box<dyn Kernel>));
     }
