@@ -27,8 +27,11 @@ pub struct Shape {
 
 /// The word embeddings: `vocabulary` rows of `hidden` numbers, wherever they lie.
 pub trait Words: Send + Sync {
-    /// Copies the row of a token; false when there is none.
-    fn row(&self, token: usize, to: &mut [f32]) -> bool;
+    /// Copies the row of each token, one after another.
+    ///
+    /// # Errors
+    /// [`Wrong::Token`] for the first that has none.
+    fn look_up(&self, tokens: &[u32], to: &mut [f32]) -> Result<(), Wrong>;
 }
 
 /// Why there is no encoder or no vector.
@@ -53,6 +56,25 @@ impl std::fmt::Display for Wrong {
 }
 
 impl std::error::Error for Wrong {}
+
+/// Word embeddings in memory: rows of `hidden` numbers.
+#[derive(Debug, Clone)]
+pub struct Table {
+    /// All rows.
+    pub numbers: Vec<f32>,
+    /// Numbers a row.
+    pub hidden: usize,
+}
+
+impl Words for Table {
+    fn look_up(&self, tokens: &[u32], to: &mut [f32]) -> Result<(), Wrong> {
+        for (token, row) in tokens.iter().zip(to.chunks_exact_mut(self.hidden)) {
+            let start = *token as usize * self.hidden;
+            row.copy_from_slice(self.numbers.get(start..start + self.hidden).ok_or(Wrong::Token(*token))?);
+        }
+        Ok(())
+    }
+}
 
 struct Norm {
     gamma: Vec<f32>,
@@ -191,10 +213,8 @@ impl Encoder {
     fn look_up(&self, tokens: &[u32], lengths: &[usize], x: &mut [f32]) -> Result<(), Wrong> {
         let hidden = self.shape.hidden;
         let places = lengths.iter().flat_map(|length| self.places.chunks_exact(hidden).take(*length));
-        for ((token, row), place) in tokens.iter().zip(x.chunks_exact_mut(hidden)).zip(places) {
-            if !self.words.row(*token as usize, row) {
-                return Err(Wrong::Token(*token));
-            }
+        self.words.look_up(tokens, x)?;
+        for (row, place) in x.chunks_exact_mut(hidden).zip(places) {
             row.iter_mut().zip(place).for_each(|(value, place)| *value += place);
         }
         self.kernel.layer_norm(x, &self.norm.gamma, &self.norm.beta, self.shape.epsilon);

@@ -10,6 +10,8 @@ mod gemm;
 #[cfg(target_arch = "aarch64")]
 mod neon;
 mod reference;
+#[cfg(test)]
+pub(crate) use reference::erf;
 
 use std::fmt::Debug;
 

@@ -19,7 +19,7 @@ mod simd;
 mod tests;
 mod tile;
 
-pub use forward::{Encoder, Scratch, Shape, Words, Wrong};
+pub use forward::{Encoder, Scratch, Shape, Table, Words, Wrong};
 
 /// What the products of a forward pass are made in. Sums are `f32` (32-bit whole numbers for [`Precision::Int8`]), and so is
 /// everything between products.
@@ -45,6 +45,15 @@ impl Precision {
             Self::Bf16 => "bf16",
             Self::Int8 => "int8",
         }
+    }
+}
+
+impl std::str::FromStr for Precision {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let found = Self::ALL.into_iter().find(|precision| precision.name() == text);
+        found.ok_or_else(|| format!("{text:?} is no precision: it is f32, bf16 or int8"))
     }
 }
 

@@ -109,7 +109,7 @@ impl Setup {
     pub async fn open(config: Config, files: &Paths, needed: Needed) -> Result<Self, OpenError> {
         let mapping = MappingFile::read(&config.mapping)?;
         let embedder = if config.vectors.is_some() && needed.vectors {
-            embed::worker(&config.embed, files.model_dir.as_deref())?.map(Arc::new)
+            embed::worker(&config.embed, config.precision, files.model_dir.as_deref())?.map(Arc::new)
         } else {
             None
         };
