@@ -33,11 +33,7 @@ pub struct Room {
 
 /// Writes `heads × width` numbers a row.
 #[inline(always)]
-pub(crate) fn attention<D: Dot, const ROWS: usize, const VECTORS: usize>(
-    task: &Attention<'_>,
-    out: &mut [f32],
-    room: &mut Room,
-) {
+pub(crate) fn attention<D: Dot, const ROWS: usize, const VECTORS: usize>(task: &Attention<'_>, out: &mut [f32], room: &mut Room) {
     let hidden = task.heads * task.width;
     let total: usize = task.lengths.iter().sum();
     assert!(task.qkv.len() >= total * 3 * hidden && out.len() >= total * hidden, "a row for each token");

@@ -17,8 +17,8 @@ use std::fmt::Debug;
 
 pub use crate::attention::{Attention, Room};
 use crate::dot::Dot;
-pub use crate::pack::{Operand, Packed};
 use crate::pack::{Format, units};
+pub use crate::pack::{Operand, Packed};
 use crate::rows::{self, convert};
 use crate::simd::Lanes;
 pub use crate::tile::Then;

@@ -57,7 +57,7 @@ fn products_are_the_references() {
                         let off = farthest(&found, &wanted);
                         // The order of sums; for whole numbers also a half that is rounded to the other side.
                         let bound = match (precision, then) {
-                            (_, Then::ShortGelu) => 2e-4 + 1e-5 * size,
+                            (Precision::F32 | Precision::Bf16, Then::ShortGelu) => 1e-4 + 4e-6 * size,
                             (Precision::Int8, _) => 2e-3 * size,
                             _ => 4e-6 * size,
                         };
@@ -146,9 +146,9 @@ fn exp_and_gelu_are_as_exact_as_they_say() {
     for i in -120_000..=120_000 {
         let x = i as f32 / 1e4;
         let wanted = f64::from(x) * 0.5 * (1.0 + crate::kernel::erf(f64::from(x) * std::f64::consts::FRAC_1_SQRT_2));
-        for (fit, bound) in [(Fit::Exact, 1e-6), (Fit::Short, if x.abs() <= 5.0 { 5e-5 } else { 1.5e-4 })] {
+        for (fit, bound) in [(Fit::Exact, 1e-6), (Fit::Short, 6e-5)] {
             let found = f64::from(one(gelu(One::splat(x), fit)));
-            assert!((found - wanted).abs() < bound, "{fit:?} gelu({x}): {found} is not {wanted}");
+            assert!((found - wanted).abs() < bound + (f64::from(x).abs() - 5.6).max(0.0) * 1e-7, "{fit:?} gelu({x}): {found} is not {wanted}");
         }
     }
 }

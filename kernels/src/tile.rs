@@ -17,7 +17,7 @@ pub enum Then<'a> {
     Keep,
     /// GELU, exact to 1e-6.
     Gelu,
-    /// GELU, exact to 5e-5.
+    /// GELU, exact to 6e-5.
     ShortGelu,
     /// A matrix like the output is added.
     Add(&'a [f32]),

@@ -162,8 +162,9 @@ impl Embedder for Bert {
     }
 
     fn chunk(&self, text: &str) -> Result<Vec<Range<usize>>, EmbedError> {
-        let limit = self.manifest.max_tokens - SPECIAL_TOKENS;
-        // A token covers at least one byte, so a short text need not be asked for its tokens.
+        // A token covers at least one byte, so a prompt has no more tokens than bytes.
+        let limit = self.manifest.max_tokens - SPECIAL_TOKENS - self.manifest.prompts.document.len();
+        // For the same reason a short text need not be asked for its tokens.
         if text.len() <= limit {
             return Ok(chunk::split(text, &[], limit, 0));
         }
@@ -174,6 +175,17 @@ impl Embedder for Bert {
     }
 
     fn embed(&mut self, texts: &[&str]) -> Result<Vec<Vec<f32>>, EmbedError> {
+        self.with_prompt(texts, &self.manifest.prompts.document.clone())
+    }
+
+    fn embed_queries(&mut self, texts: &[&str]) -> Result<Vec<Vec<f32>>, EmbedError> {
+        self.with_prompt(texts, &self.manifest.prompts.query.clone())
+    }
+}
+
+impl Bert {
+    /// One vector for each text, with the prompt before it.
+    fn with_prompt(&mut self, texts: &[&str], prompt: &str) -> Result<Vec<Vec<f32>>, EmbedError> {
         if texts.is_empty() {
             return Ok(Vec::new());
         }
@@ -181,12 +193,13 @@ impl Embedder for Bert {
         let (Some(model), tokenizer) = (&self.model, self.tokenizer()?) else {
             return Err(EmbedError::Failed("the model is not loaded".to_owned()));
         };
-        let estimates: Vec<usize> = texts.iter().map(|text| estimate(text)).collect();
+        let estimates: Vec<usize> = texts.iter().map(|text| estimate(text) + prompt.len() / 4).collect();
         let share = estimates.iter().sum::<usize>().div_ceil(self.threads).clamp(THREAD_TOKENS, BATCH_TOKENS);
         let batches = batches(&estimates, share);
         let done = in_parallel(&batches, self.threads, |batch| {
             let mut scratch = self.scratch.lock().unwrap_or_else(PoisonError::into_inner).pop().unwrap_or_default();
-            let done = self.batch(model, tokenizer, batch, texts, &mut scratch);
+            let texts = batch.iter().map(|i| format!("{prompt}{}", texts[*i]));
+            let done = self.batch(model, tokenizer, texts, &mut scratch);
             self.scratch.lock().unwrap_or_else(PoisonError::into_inner).push(scratch);
             done
         })?;
@@ -201,22 +214,19 @@ impl Embedder for Bert {
         self.tokens += tokens;
         Ok(vectors)
     }
-}
 
-impl Bert {
     /// The vectors of some texts, one after another, and how many tokens they have.
     fn batch(
         &self,
         model: &Encoder,
         tokenizer: &Tokenizer,
-        batch: &[usize],
-        texts: &[&str],
+        texts: impl Iterator<Item = String>,
         scratch: &mut Scratch,
     ) -> Result<(usize, Vec<f32>), EmbedError> {
         let limit = self.manifest.max_tokens;
-        let (mut tokens, mut lengths) = (Vec::new(), Vec::with_capacity(batch.len()));
-        for i in batch {
-            let encoding = tokenizer.encode_fast(texts[*i], true).map_err(|e| EmbedError::Failed(format!("tokenizer: {e}")))?;
+        let (mut tokens, mut lengths) = (Vec::new(), Vec::new());
+        for text in texts {
+            let encoding = tokenizer.encode_fast(text, true).map_err(|e| EmbedError::Failed(format!("tokenizer: {e}")))?;
             let ids = encoding.get_ids();
             if ids.len() > limit {
                 let (found, identity) = (ids.len(), &self.identity);

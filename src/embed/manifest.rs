@@ -153,8 +153,9 @@ impl Manifest {
         if self.max_tokens < 16 || self.overlap_tokens > self.max_tokens / 4 {
             return Err("max_tokens must be at least 16 and overlap_tokens at most a quarter of it".to_owned());
         }
-        if !self.prompts.document.is_empty() || !self.prompts.query.is_empty() {
-            return Err("prompts: models that need a prompt are not supported yet; leave both empty".to_owned());
+        // A prompt takes its tokens from the text's.
+        if self.prompts.document.len().max(self.prompts.query.len()) > self.max_tokens / 4 {
+            return Err("prompts: a prompt has at most a quarter as many bytes as max_tokens".to_owned());
         }
         Ok(())
     }
@@ -234,7 +235,7 @@ mod tests {
             ("dimensions: 384", "dimensions: 0", "dimensions"),
             ("max_tokens: 256", "max_tokens: 8", "max_tokens"),
             ("overlap_tokens: 32", "overlap_tokens: 200", "overlap_tokens"),
-            ("query: \"\"", "query: \"query: \"", "prompts"),
+            ("query: \"\"", "query: \"0123456789012345678901234567890123456789012345678901234567890123456789\"", "prompts"),
             ("  config.json:", "  ../config.json:", "config.json"),
             ("953f9c0d", "953F9C0D", "sha256"),
             ("name: all-MiniLM-L6-v2", "name: a/b", "a/b"),

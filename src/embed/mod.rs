@@ -39,6 +39,14 @@ pub trait Embedder: Send {
     /// # Errors
     /// [`EmbedError`] when the model fails or a text is longer than the model takes; nothing is left out or cut silently.
     fn embed(&mut self, texts: &[&str]) -> Result<Vec<Vec<f32>>, EmbedError>;
+
+    /// As [`Embedder::embed`], for texts that are looked for, not stored: some models were trained to be told which.
+    ///
+    /// # Errors
+    /// As [`Embedder::embed`].
+    fn embed_queries(&mut self, texts: &[&str]) -> Result<Vec<Vec<f32>>, EmbedError> {
+        self.embed(texts)
+    }
 }
 
 /// Why there are no vectors.

@@ -3,10 +3,10 @@
 #![allow(unsafe_code)] // Calls of functions that are compiled for instructions which were asked for.
 
 use super::{Kernel, Operand, Packed, Then, compiled, linear_for};
+use crate::Precision;
 use crate::dot::avx2::{F32, Int8};
 use crate::pack::Format;
 use crate::simd::avx2::F32x8;
-use crate::Precision;
 
 /// Columns a panel: three vectors, with four rows the shape that fits into sixteen registers.
 const WIDTH: usize = 24;

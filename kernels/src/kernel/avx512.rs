@@ -3,10 +3,10 @@
 #![allow(unsafe_code)] // Calls of functions that are compiled for instructions which were asked for.
 
 use super::{Kernel, Operand, Packed, Then, compiled, linear_for};
+use crate::Precision;
 use crate::dot::avx512::{Bf16, F32, Int8};
 use crate::pack::Format;
 use crate::simd::avx512::F32x16;
-use crate::Precision;
 
 /// Columns a panel: three vectors, with eight rows the shape that leaves the load ports time.
 const WIDTH: usize = 48;

@@ -3,10 +3,10 @@
 #![allow(unsafe_code)] // Calls of functions that are compiled for instructions of the base set.
 
 use super::{Kernel, Operand, Packed, Then, compiled, linear_for};
+use crate::Precision;
 use crate::dot::neon::F32;
 use crate::pack::Format;
 use crate::simd::neon::F32x4;
-use crate::Precision;
 
 /// Columns a panel: three vectors, with eight rows the shape that fits into 32 registers.
 const WIDTH: usize = 12;
