@@ -35,6 +35,9 @@ pub(super) struct EmbedArgs {
     /// `jsonl`: a JSON array a line, as texts come. `npy`: one NumPy array of 32-bit numbers, when all have come.
     #[arg(long, default_value = "jsonl", value_parser = ["jsonl", "npy"], env = "DISTRIBUTARY_FORMAT")]
     format: String,
+    /// Answer each line before the next is read: for a program that asks one question after another.
+    #[arg(long)]
+    each: bool,
     /// Say on stderr how many texts and tokens there were, and how long loading and embedding took.
     #[arg(long)]
     stats: bool,
@@ -51,9 +54,10 @@ pub(super) fn embed(global: &Global, args: &EmbedArgs) -> Outcome {
     let mut sink = Sink::new(args.format == "npy", model.dimensions());
     let query = args.prompt == "query";
     let (mut texts, mut embed) = (0, Duration::ZERO);
+    let most = if args.each { 1 } else { WINDOW_TEXTS };
     let mut lines = std::io::stdin().lock().lines();
     loop {
-        let window = match window(&mut lines, texts)? {
+        let window = match window(&mut lines, texts, most)? {
             Ok(window) if window.is_empty() => break,
             Ok(window) => window,
             Err(Bad(message)) => return Ok(refuse(&message)),
@@ -101,10 +105,14 @@ fn open(global: &Global, args: &EmbedArgs) -> Result<Result<(Bert, Duration), Ba
     Ok(opened.map(|model| (model, begun.elapsed())).map_err(|error| Bad(error.to_string())))
 }
 
-/// The next texts; none when all have come.
-fn window(lines: &mut impl Iterator<Item = std::io::Result<String>>, before: usize) -> std::io::Result<Result<Vec<String>, Bad>> {
+/// The next texts, `most` at once; none when all have come. `before` is how many came already.
+fn window(
+    lines: &mut impl Iterator<Item = std::io::Result<String>>,
+    before: usize,
+    most: usize,
+) -> std::io::Result<Result<Vec<String>, Bad>> {
     let (mut texts, mut bytes) = (Vec::new(), 0);
-    while texts.len() < WINDOW_TEXTS && bytes < WINDOW_BYTES {
+    while texts.len() < most && bytes < WINDOW_BYTES {
         let Some(line) = lines.next() else { break };
         let line = line?;
         match serde_json::from_str::<String>(&line) {
@@ -178,13 +186,13 @@ mod tests {
     fn a_window_holds_texts_until_it_is_full_and_names_a_bad_line() {
         let given = |lines: &[&str]| {
             let mut lines = lines.iter().map(|line| Ok((*line).to_owned()));
-            window(&mut lines, 7).unwrap().map_err(|Bad(message)| message)
+            window(&mut lines, 7, WINDOW_TEXTS).unwrap().map_err(|Bad(message)| message)
         };
         assert_eq!(given(&["\"a\"", "\"\"", "\"\\u00e9\\n\""]), Ok(vec!["a".to_owned(), String::new(), "é\n".to_owned()]));
         assert_eq!(given(&[]), Ok(Vec::new()));
         assert!(given(&["\"a\"", "a"]).unwrap_err().contains("line 9"));
         let mut endless = std::iter::repeat_with(|| Ok("\"a\"".to_owned()));
-        assert_eq!(window(&mut endless, 0).unwrap().map(|texts| texts.len()).ok(), Some(WINDOW_TEXTS));
+        assert_eq!(window(&mut endless, 0, WINDOW_TEXTS).unwrap().map(|texts| texts.len()).ok(), Some(WINDOW_TEXTS));
     }
 
     #[test]
