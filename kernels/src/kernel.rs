@@ -61,7 +61,7 @@ pub fn available(precision: Precision) -> Vec<Box<dyn Kernel>> {
     #[cfg(target_arch = "x86_64")]
     {
         found.extend(amx::Amx::find(precision).map(|kernel| Box::new(kernel) as Box<dyn Kernel>));
-        found.extend(avx512::Avx512::find(precision).map(|kernel| Box::new(kernel) as Box<dyn Kernel>));
+        found.extend(avx512::Avx512::find(precision).into_iter().map(|kernel| Box::new(kernel) as Box<dyn Kernel>));
         found.extend(avx2::Avx2::find(precision).map(|kernel| Box::new(kernel) as Box<dyn Kernel>));
     }
     #[cfg(target_arch = "aarch64")]

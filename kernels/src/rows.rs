@@ -10,7 +10,7 @@ use crate::simd::{Lanes, from_bf16, to_bf16};
 
 /// Folds a row to vectors: whole vectors first, then what is left, zero-filled.
 #[inline(always)]
-fn vectors<V: Lanes>(row: &[f32], mut each: impl FnMut(V, usize)) {
+pub(crate) fn vectors<V: Lanes>(row: &[f32], mut each: impl FnMut(V, usize)) {
     let whole = row.len() / V::LANES * V::LANES;
     let mut at = 0;
     while at < whole {
@@ -97,6 +97,7 @@ pub(crate) fn convert<V: Lanes>(x: &[f32], depth: usize, format: Format, step: u
 }
 
 /// A row in `f32`, as near as another precision would have it.
+#[inline(always)]
 fn wide(row: &[f32], to: &mut [f32], like: Precision) {
     match like {
         Precision::F32 => to[..row.len()].copy_from_slice(row),
@@ -123,8 +124,22 @@ fn zero_after(units: &mut [u32], depth: usize, per_unit: usize) {
 /// A row as 0 to 255: `number = least + scale * byte`.
 #[inline(always)]
 fn bytes<V: Lanes>(row: &[f32], to: &mut [u32]) -> (f32, f32) {
-    let (mut least, mut greatest) = (V::splat(row[0]), V::splat(row[0]));
+    let (scale, least) = range::<V>(row);
+    let by = V::splat(if scale > 0.0 { 1.0 / scale } else { 0.0 });
+    let start: *mut u8 = to.as_mut_ptr().cast();
+    vectors::<V>(row, |value, at| {
+        let count = (row.len() - at).min(V::LANES);
+        // SAFETY: the row of units has room for a byte for each number.
+        unsafe { value.sub(V::splat(least)).mul(by).store_bytes(start.add(at), count) }
+    });
+    (scale, least)
+}
+
+/// A row's step and least number: 255 steps from the least to the greatest.
+#[inline(always)]
+pub(crate) fn range<V: Lanes>(row: &[f32]) -> (f32, f32) {
     let whole = row.len() / V::LANES * V::LANES;
+    let (mut least, mut greatest) = (V::splat(row[0]), V::splat(row[0]));
     vectors::<V>(&row[..whole], |value, _| {
         least = least.min(value);
         greatest = greatest.max(value);
@@ -134,15 +149,7 @@ fn bytes<V: Lanes>(row: &[f32], to: &mut [u32]) -> (f32, f32) {
         least = least.min(*number);
         greatest = greatest.max(*number);
     }
-    let scale = (greatest - least) / 255.0;
-    let by = V::splat(if scale > 0.0 { 1.0 / scale } else { 0.0 });
-    let start: *mut u8 = to.as_mut_ptr().cast();
-    vectors::<V>(row, |value, at| {
-        let count = (row.len() - at).min(V::LANES);
-        // SAFETY: the row of units has room for a byte for each number.
-        unsafe { value.sub(V::splat(least)).mul(by).store_bytes(start.add(at), count) }
-    });
-    (scale, least)
+    ((greatest - least) / 255.0, least)
 }
 
 /// `exp(scale * (x - greatest))` in place, and one over the sum of that. The row's room reaches to whole vectors, which are

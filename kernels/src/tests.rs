@@ -148,7 +148,10 @@ fn exp_and_gelu_are_as_exact_as_they_say() {
         let wanted = f64::from(x) * 0.5 * (1.0 + crate::kernel::erf(f64::from(x) * std::f64::consts::FRAC_1_SQRT_2));
         for (fit, bound) in [(Fit::Exact, 1e-6), (Fit::Short, 6e-5)] {
             let found = f64::from(one(gelu(One::splat(x), fit)));
-            assert!((found - wanted).abs() < bound + (f64::from(x).abs() - 5.6).max(0.0) * 1e-7, "{fit:?} gelu({x}): {found} is not {wanted}");
+            assert!(
+                (found - wanted).abs() < bound + (f64::from(x).abs() - 5.6).max(0.0) * 1e-7,
+                "{fit:?} gelu({x}): {found} is not {wanted}"
+            );
         }
     }
 }

@@ -13,7 +13,8 @@ use crate::Precision;
 use crate::dot::Dot;
 use crate::dot::avx512::{F32, Int8};
 use crate::pack::Format;
-use crate::rows::convert;
+use crate::rows::{range, vectors};
+use crate::simd::Lanes;
 use crate::simd::avx512::F32x16;
 use crate::tile::{Task, finish};
 
@@ -107,10 +108,10 @@ struct Sums([u32; 2 * TILE * WIDTH]);
 macro_rules! tiles {
     ($name:ident, $dot:literal) => {
         /// # Safety
-        /// The tiles have their shape. `left` is valid for 32 (`two`) or 16 rows of `depth` units, `left_step` units apart; `right`
-        /// for `depth` units of `WIDTH` columns; `depth` is a multiple of `DEEP` and not zero.
+        /// The tiles have their shape. `left` is valid for 32 (`two`) or 16 rows of `depth` units, tile after tile over the depth and
+        /// then the next rows; `right` for `depth` units of `WIDTH` columns; `depth` is a multiple of `DEEP` and not zero.
         #[inline(always)]
-        unsafe fn $name(left: *const u32, left_step: usize, right: *const u32, depth: usize, two: bool, sums: &mut Sums) {
+        unsafe fn $name(left: *const u32, right: *const u32, depth: usize, two: bool, sums: &mut Sums) {
             // SAFETY: the caller's promise; all registers that change are named.
             unsafe {
                 if two {
@@ -125,8 +126,8 @@ macro_rules! tiles {
                         concat!($dot, " tmm1, tmm4, tmm7"),
                         concat!($dot, " tmm2, tmm5, tmm6"),
                         concat!($dot, " tmm3, tmm5, tmm7"),
-                        "add {left}, 64",
-                        "add {below}, 64",
+                        "add {left}, 1024",
+                        "add {below}, 1024",
                         "add {right}, 2048",
                         "dec {count}",
                         "jnz 2b",
@@ -135,8 +136,8 @@ macro_rules! tiles {
                         "tilestored [{sums} + {right_bytes} + 2048], tmm2",
                         "tilestored [{sums} + {right_bytes} + 2112], tmm3",
                         left = inout(reg) left => _,
-                        below = inout(reg) left.add(TILE * left_step) => _,
-                        left_bytes = in(reg) left_step * 4,
+                        below = inout(reg) left.add(TILE * depth) => _,
+                        left_bytes = in(reg) DEEP * 4,
                         right = inout(reg) right => _,
                         right_bytes = in(reg) WIDTH * 4,
                         count = inout(reg) depth / DEEP => _,
@@ -154,14 +155,14 @@ macro_rules! tiles {
                         "tileloadd tmm7, [{right} + {right_bytes} + 64]",
                         concat!($dot, " tmm0, tmm4, tmm6"),
                         concat!($dot, " tmm1, tmm4, tmm7"),
-                        "add {left}, 64",
+                        "add {left}, 1024",
                         "add {right}, 2048",
                         "dec {count}",
                         "jnz 2b",
                         "tilestored [{sums} + {right_bytes}], tmm0",
                         "tilestored [{sums} + {right_bytes} + 64], tmm1",
                         left = inout(reg) left => _,
-                        left_bytes = in(reg) left_step * 4,
+                        left_bytes = in(reg) DEEP * 4,
                         right = inout(reg) right => _,
                         right_bytes = in(reg) WIDTH * 4,
                         count = inout(reg) depth / DEEP => _,
@@ -178,7 +179,7 @@ macro_rules! tiles {
 tiles!(tiles_bf16, "tdpbf16ps");
 tiles!(tiles_int8, "tdpbusd");
 
-/// The product of converted rows. Rows up to the next 32 are multiplied too and thrown away.
+/// The product of rows in tiles. Rows up to the next 32 are multiplied too and thrown away.
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512bf16,avx512vnni")]
 fn product(task: &Task<'_>, format: Format, out: &mut [f32]) {
     task.check(WIDTH, out);
@@ -195,9 +196,9 @@ fn product(task: &Task<'_>, format: Format, out: &mut [f32]) {
             // SAFETY: the tiles have their shape, `left` has whole tiles of rows and the panel is of the task's depth.
             unsafe {
                 if format == Format::Bf16 {
-                    tiles_bf16(left, task.left_step, right.as_ptr(), task.depth, two, &mut sums);
+                    tiles_bf16(left, right.as_ptr(), task.depth, two, &mut sums);
                 } else {
-                    tiles_int8(left, task.left_step, right.as_ptr(), task.depth, two, &mut sums);
+                    tiles_int8(left, right.as_ptr(), task.depth, two, &mut sums);
                 }
             }
             let rows = (task.rows - row).min(if two { 2 * TILE } else { TILE });
@@ -218,6 +219,39 @@ fn product(task: &Task<'_>, format: Format, out: &mut [f32]) {
     unsafe { asm!("tilerelease", options(nostack, nomem)) };
 }
 
+/// Rows as tiles: sixteen rows of sixteen units one after another, over the depth, then the next sixteen rows. What is behind a
+/// row's numbers is zero; what is behind the last row is whatever was there.
+#[inline(always)]
+fn convert(x: &[f32], weights: &Packed, to: &mut Operand) {
+    let (depth, units, per_unit) = (weights.depth, weights.unit_depth, weights.format.per_unit());
+    let rows = x.len() / depth;
+    to.units.reserve(rows.next_multiple_of(2 * TILE) * units);
+    to.scale.resize(rows, 0.0);
+    to.least.resize(rows, 0.0);
+    for (i, row) in x.chunks_exact(depth).enumerate() {
+        let tiles = &mut to.units.as_mut()[i / TILE * TILE * units..][..TILE * units];
+        let place = |unit: usize| unit / DEEP * TILE * DEEP + i % TILE * DEEP + unit % DEEP;
+        if !depth.is_multiple_of(DEEP * per_unit) {
+            tiles[place(units - DEEP)..][..DEEP].fill(0);
+        }
+        let start = tiles.as_mut_ptr();
+        // SAFETY, for both: a vector's numbers begin at a unit and fill at most eight, which are of one row of one tile.
+        if weights.format == Format::Bf16 {
+            vectors::<F32x16>(row, |value, at| unsafe {
+                value.store_bf16(start.add(place(at / 2)).cast(), (depth - at).min(F32x16::LANES));
+            });
+        } else {
+            let (scale, least) = range::<F32x16>(row);
+            (to.scale[i], to.least[i]) = (scale, least);
+            let (by, least) = (F32x16::splat(if scale > 0.0 { 1.0 / scale } else { 0.0 }), F32x16::splat(least));
+            vectors::<F32x16>(row, |value, at| unsafe {
+                let value = value.sub(least).mul(by);
+                value.store_bytes(start.add(place(at / 4)).cast(), (depth - at).min(F32x16::LANES));
+            });
+        }
+    }
+}
+
 /// [`Kernel::product`]: rows are converted and multiplied block by block.
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512bf16,avx512vnni")]
 fn linear(x: &[f32], weights: &Packed, then: Then<'_>, out: &mut [f32], operand: &mut Operand) {
@@ -227,7 +261,7 @@ fn linear(x: &[f32], weights: &Packed, then: Then<'_>, out: &mut [f32], operand:
     while first < rows {
         let count = block.min(rows - first);
         let part = &x[first * weights.depth..][..count * weights.depth];
-        convert::<F32x16>(part, weights.depth, weights.format, weights.unit_depth, operand);
+        convert(part, weights, operand);
         let then = from_row(then, first, weights.columns);
         let mut task = task(operand.units.as_slice(), weights.unit_depth, count, weights, then);
         if weights.format == Format::Int8 {

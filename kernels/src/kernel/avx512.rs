@@ -19,22 +19,32 @@ pub(crate) struct Avx512 {
 }
 
 impl Avx512 {
-    /// The kernel, where the processor has the instructions.
-    pub(crate) fn find(precision: Precision) -> Option<Self> {
+    /// The kernels, where the processor has the instructions, the faster first. The instruction for `bf16` is twice as fast as one for
+    /// `f32` where AMD made it and half as fast where Intel did (measured on Zen 4 and Sapphire Rapids), so there `f32` numbers that
+    /// are rounded to `bf16` come first.
+    pub(crate) fn find(precision: Precision) -> Vec<Self> {
         if !(is_x86_feature_detected!("avx512f")
             && is_x86_feature_detected!("avx512bw")
             && is_x86_feature_detected!("avx512vl")
             && is_x86_feature_detected!("avx512dq"))
         {
-            return None;
+            return Vec::new();
         }
-        let format = match precision {
-            Precision::Bf16 if is_x86_feature_detected!("avx512bf16") => Format::Bf16,
+        let plain = match precision {
             Precision::Int8 if is_x86_feature_detected!("avx512vnni") => Format::Int8,
             like => Format::F32 { like },
         };
-        Some(Self { precision, format })
+        let mut found = vec![Self { precision, format: plain }];
+        if precision == Precision::Bf16 && is_x86_feature_detected!("avx512bf16") {
+            found.insert(usize::from(is_intel()), Self { precision, format: Format::Bf16 });
+        }
+        found
     }
+}
+
+/// Whether Intel made the processor (`CPUID`, leaf 0).
+fn is_intel() -> bool {
+    std::arch::x86_64::__cpuid(0).ebx.to_le_bytes() == *b"Genu"
 }
 
 linear_for!(linear_f32, F32, 8, 3, "avx512f,avx512bw,avx512vl,avx512dq");
@@ -43,7 +53,7 @@ linear_for!(linear_int8, Int8, 8, 3, "avx512f,avx512bw,avx512vl,avx512dq,avx512v
 
 impl Kernel for Avx512 {
     fn name(&self) -> &'static str {
-        "avx512"
+        if self.format == Format::Bf16 { "avx512bf16" } else { "avx512" }
     }
 
     fn precision(&self) -> Precision {
