@@ -59,6 +59,7 @@ pub(crate) enum Format {
         like: Precision,
     },
     /// Two `bf16` a unit.
+    #[cfg_attr(not(target_arch = "x86_64"), expect(dead_code, reason = "only x86 kernels multiply `bf16` yet"))]
     Bf16,
     /// Four 8-bit numbers a unit, with a scale for each column.
     Int8,
