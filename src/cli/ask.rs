@@ -57,7 +57,7 @@ pub(super) async fn nearest(setup: &Setup, args: &SearchArgs) -> Result<Vec<Map<
     // A question longer than the model takes is asked by its first piece.
     let pieces = embedder.chunk(vec![args.text.clone()]).await.map_err(|e| e.to_string())?.pop().unwrap_or_default();
     let text = pieces.first().and_then(|piece| args.text.get(piece.clone())).ok_or("there are no words to look for")?;
-    let vector = embedder.embed(vec![text.to_owned()]).await.map_err(|e| e.to_string())?.pop().unwrap_or_default();
+    let vector = embedder.embed_queries(vec![text.to_owned()]).await.map_err(|e| e.to_string())?.pop().unwrap_or_default();
     let (collection, conditions, top) = (args.collection.clone(), args.conditions.clone(), args.top);
     one(setup, SinkKind::Vectors, &Query::Nearest { collection, vector, conditions, top }).await
 }

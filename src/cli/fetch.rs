@@ -1,5 +1,7 @@
 //! `fetch`: what the embedded engines need, into the cache. The other commands call it themselves.
 
+use std::path::PathBuf;
+
 use super::{DONE, Global, Outcome, note, out, progress};
 use crate::config::Config;
 use crate::embed::Choice;
@@ -35,6 +37,16 @@ pub(super) fn needed(config: &Config, needed: Needed) -> Result<Paths, FetchErro
         model: config.embed.model().filter(|_| needed.vectors && config.vectors.is_some()).map(str::to_owned),
     };
     get(&wanted, &with_config(Options::from_env(), config))
+}
+
+/// The directory of a model's files, fetched if they are not here.
+pub(super) fn model(global: &Global, config: Option<&Config>, name: &str) -> Result<PathBuf, FetchError> {
+    let mut options = Options::from_env();
+    if let Some(config) = config {
+        options = with_config(options, config);
+    }
+    options.offline |= global.offline;
+    Ok(get(&Wanted { library: false, model: Some(name.to_owned()) }, &options)?.model_dir.unwrap_or_default())
 }
 
 fn with_config(mut options: Options, config: &Config) -> Options {

@@ -3,6 +3,7 @@
 
 mod ask;
 mod demo;
+mod embed;
 mod fetch;
 mod progress;
 mod run;
@@ -101,6 +102,11 @@ enum Command {
         /// A statement in Cypher.
         cypher: String,
     },
+    /// Make vectors of texts: one JSON string a line in, one vector a line out, in the same order.
+    #[command(
+        after_help = "Examples:\n  echo '\"a machine takes the place of a woman\"' | distributary embed --prompt query\n  distributary embed --precision f32 --format npy --stats < texts.jsonl > vectors.npy"
+    )]
+    Embed(embed::EmbedArgs),
     /// Find the nearest texts of a collection.
     #[command(
         after_help = "Examples:\n  distributary search 'a machine takes the place of a woman'\n  distributary search --collection people --top 3 'pioneer of animation'\n  distributary search --where kind=movie --where year=1927 'city of the future'"
@@ -159,6 +165,7 @@ async fn dispatch(cli: &Cli) -> Outcome {
         Command::Verify => run::verify(global).await,
         Command::Sql { sql } => ask::sql(global, sql).await,
         Command::Cypher { cypher } => ask::cypher(global, cypher).await,
+        Command::Embed(args) => embed::embed(global, args),
         Command::Search(args) => ask::search(global, args).await,
         Command::Schema { of } => {
             let schema = if of == "config" { crate::config::json_schema() } else { crate::mapping::MappingFile::json_schema() };

@@ -257,7 +257,7 @@ fn embedder(config: &Config, files: &Paths, needed: Needed) -> Result<Option<Arc
     if config.vectors.is_none() || !needed.vectors {
         return Ok(None);
     }
-    Ok(embed::worker(&config.embed, files.model_dir.as_deref())?.map(Arc::new))
+    Ok(embed::worker(&config.embed, config.precision, files.model_dir.as_deref())?.map(Arc::new))
 }
 
 /// The sinks that opened and those that did not. One that another run holds, or that waits for a decision, stops the run; one that is
