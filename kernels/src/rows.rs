@@ -35,7 +35,7 @@ fn store<V: Lanes>(row: &mut [f32], at: usize, value: V) {
 #[inline(always)]
 pub(crate) fn layer_norm<V: Lanes>(x: &mut [f32], gamma: &[f32], beta: &[f32], epsilon: f32) {
     let width = gamma.len();
-    assert!(width > 0 && beta.len() == width && x.len() % width == 0, "rows of the width of their scales");
+    assert!(width > 0 && beta.len() == width && x.len().is_multiple_of(width), "rows of the width of their scales");
     let filled = (width.next_multiple_of(V::LANES) - width) as f32;
     for row in x.chunks_exact_mut(width) {
         let mut sum = V::splat(0.0);
