@@ -95,9 +95,7 @@ impl LaneError {
 /// # Errors
 /// Only when nothing could be tried: everything that concerns single lanes is in the report.
 pub async fn sync(setup: &Setup, options: &Options) -> Result<SyncReport, OpenError> {
-    let tables = setup.lake().tables().await?;
-    setup.lake().wake_for(&setup.sinks, &tables).await;
-    let opened = setup.lake().compile(tables).await?;
+    let opened = setup.open_tables().await?;
     sync_opened(setup, opened, options).await
 }
 

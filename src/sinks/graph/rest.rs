@@ -9,7 +9,7 @@ use std::time::UNIX_EPOCH;
 
 use serde::{Deserialize, Serialize};
 
-use crate::sinks::{Class, SinkError};
+use crate::sinks::{Checkpoint, Class, SinkError};
 
 use super::client::{Directory, FORMAT_FILE, Grafeo, LOCK_FILE};
 use super::config::GraphOptions;
@@ -106,6 +106,18 @@ fn start(directory: Option<Directory>, options: GraphOptions) -> Result<State, S
     let engine = Grafeo::start(directory, &options)?;
     let graph = Graph::new(Box::new(engine), options.batch_rows)?;
     Ok(State::Awake { graph, options })
+}
+
+/// Checkpoints from the texts that are stored, by lane.
+pub(super) fn read_checkpoints(stored: &BTreeMap<String, String>) -> Result<Vec<Checkpoint>, SinkError> {
+    let read = stored.iter().map(|(lane, text)| {
+        serde_json::from_str(text).map_err(|cause| {
+            let message =
+                format!("the checkpoint of {lane} cannot be read; use the program that wrote it, or sync into a new graph");
+            SinkError::stop(SINK, message).because(cause)
+        })
+    });
+    read.collect()
 }
 
 impl Notes {

@@ -20,7 +20,7 @@ use super::cypher::{CHECKPOINT, LANE, Layout, NodeKey, SINK, Side, check};
 use super::decode::column;
 use super::encode::{Cell, key_text, property};
 use super::labels::{label_keys, with_layouts};
-use super::rest::State;
+use super::rest::{State, read_checkpoints};
 
 /// Opens the graph, alone, and makes its directory when it is missing. Its engine starts when something asks for more than the
 /// checkpoints that the directory was closed with.
@@ -85,17 +85,6 @@ impl GraphSink {
     fn noted(&self) -> MutexGuard<'_, Option<BTreeMap<String, String>>> {
         self.noted.lock().unwrap_or_else(PoisonError::into_inner)
     }
-}
-
-fn read_checkpoints(stored: &BTreeMap<String, String>) -> Result<Vec<Checkpoint>, SinkError> {
-    let read = stored.iter().map(|(lane, text)| {
-        serde_json::from_str(text).map_err(|cause| {
-            let message =
-                format!("the checkpoint of {lane} cannot be read; use the program that wrote it, or sync into a new graph");
-            SinkError::stop(SINK, message).because(cause)
-        })
-    });
-    read.collect()
 }
 
 #[async_trait]
