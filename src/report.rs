@@ -15,6 +15,8 @@ pub struct SyncReport {
     pub missing_tables: Vec<String>,
     /// Lanes in the sinks that the mapping no longer has. They are left as they are.
     pub left_alone: Vec<String>,
+    /// What a person should know of generations of vectors: which are kept besides those in service.
+    pub notes: Vec<String>,
     /// Whether the run was told to stop before it was done.
     pub interrupted: bool,
     /// Wall-clock time in milliseconds.

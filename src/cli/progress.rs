@@ -138,7 +138,7 @@ impl Progress for Syncing {
         self.show(table);
     }
 
-    fn texts(&self, count: u64) {
+    fn texts(&self, count: u64, _tokens: u64) {
         self.state().texts += count;
     }
 

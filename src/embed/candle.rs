@@ -135,6 +135,11 @@ impl Embedder for Candle {
         Ok(chunk::split(text, &tokens, limit, self.manifest.overlap_tokens))
     }
 
+    fn tokens(&self, text: &str) -> Result<usize, EmbedError> {
+        let encoding = self.tokenizer()?.encode_fast(text, true).map_err(|e| EmbedError::Failed(format!("tokenizer: {e}")))?;
+        Ok(encoding.len())
+    }
+
     fn embed(&mut self, texts: &[&str]) -> Result<Vec<Vec<f32>>, EmbedError> {
         if texts.is_empty() {
             return Ok(Vec::new());

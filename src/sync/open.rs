@@ -9,12 +9,13 @@ use datafusion::execution::runtime_env::{RuntimeEnv, RuntimeEnvBuilder};
 
 use super::lake::{Lake, Opened, storage_options};
 use super::lane::describe;
+use super::models::Models;
 use crate::changes::{ChangesError, RecordCounts, Strategy, Table};
 use crate::config::{Config, ConfigError, MissingTables, SinkUrl, shown};
-use crate::embed::{self, EmbedError, Worker};
+use crate::embed::{EmbedError, Worker};
 use crate::fetch::{FetchError, Paths};
 use crate::mapping::file::TableEntry;
-use crate::mapping::target::{Shape, Target};
+use crate::mapping::target::Shape;
 use crate::mapping::{MappingError, MappingFile, compile};
 use crate::report::{TableReport, TargetReport};
 use crate::sinks::quarantine::QuarantineError;
@@ -59,8 +60,10 @@ pub struct Setup {
     pub sinks: Vec<Arc<dyn Sink>>,
     /// Sinks that are configured and could not be opened: a run goes on without them and says so.
     pub unopened: Vec<(SinkKind, SinkError)>,
-    /// What makes vectors; none when embedding is off.
+    /// What makes vectors of new collections; none when embedding is off.
     pub embedder: Option<Arc<Worker>>,
+    /// What makes vectors of collections that are of other models.
+    pub models: Models,
     /// Memory and spilling.
     pub runtime: Arc<RuntimeEnv>,
 }
@@ -99,7 +102,8 @@ impl Setup {
     /// [`OpenError`] naming what cannot be opened.
     pub async fn open(config: Config, files: &Paths, needed: Needed) -> Result<Self, OpenError> {
         let mapping = MappingFile::read(&config.mapping)?;
-        let embedder = embedder(&config, files, needed)?;
+        let models = Models::new(files.models.clone());
+        let embedder = embedder(&config, &models, needed)?;
         let runtime = runtime(&config)?;
         // Together, because each reads what it holds, and none waits for another.
         let opened = futures::join!(
@@ -108,7 +112,7 @@ impl Setup {
             open_vectors(&config, embedder.as_deref())
         );
         let (sinks, unopened) = sorted([opened.0, opened.1, opened.2])?;
-        Ok(Self { config, mapping, sinks, unopened, embedder, runtime })
+        Ok(Self { config, mapping, sinks, unopened, embedder, models, runtime })
     }
 
     /// [`Setup::open`] with all sinks, while the tables are opened for the [`super::sync_opened`] to come, so that neither waits for
@@ -118,7 +122,8 @@ impl Setup {
     /// [`OpenError`] naming what cannot be opened.
     pub async fn open_with_tables(config: Config, files: &Paths) -> Result<(Self, Opened), OpenError> {
         let mapping = MappingFile::read(&config.mapping)?;
-        let embedder = embedder(&config, files, Needed::ALL)?;
+        let models = Models::new(files.models.clone());
+        let embedder = embedder(&config, &models, Needed::ALL)?;
         let runtime = runtime(&config)?;
         let lake = Lake { config: &config, mapping: &mapping, runtime: &runtime };
         let graph = open_graph(&config, Needed::ALL).await;
@@ -132,7 +137,7 @@ impl Setup {
             futures::join!(open_clickhouse(&config, files, Needed::ALL), open_vectors(&config, embedder.as_deref()), tables);
         let (sinks, unopened) = sorted([clickhouse, graph, vectors])?;
         let opened = opened?;
-        Ok((Self { config, mapping, sinks, unopened, embedder, runtime }, opened))
+        Ok((Self { config, mapping, sinks, unopened, embedder, models, runtime }, opened))
     }
 
     /// Closes the sinks: everything accepted becomes durable.
@@ -162,19 +167,6 @@ impl Setup {
     pub(super) async fn open_tables(&self) -> Result<Opened, OpenError> {
         let tables = self.lake().tables().await?;
         self.lake().compile(tables).await
-    }
-
-    /// The model's identity for targets that have one.
-    pub(super) fn model_of(&self, target: &Target) -> Option<String> {
-        match target.shape {
-            Shape::Points { .. } => self.embedder.as_ref().map(|e| e.identity().to_owned()),
-            _ => None,
-        }
-    }
-
-    /// Vector length of what a sink stores for any target.
-    pub(super) fn dimensions(&self) -> usize {
-        self.embedder.as_ref().map_or(0, |e| e.dimensions())
     }
 
     /// An entry for each table whose targets a sink would hold that could not be opened.
@@ -214,6 +206,7 @@ impl Setup {
             sinks: Vec::new(),
             unopened: Vec::new(),
             embedder: None,
+            models: Models::default(),
         };
         let mut notes = Vec::new();
         let mut schemas = BTreeMap::new();
@@ -252,11 +245,11 @@ impl Setup {
 /// What opening gives; nothing where the sink is not configured or not needed.
 type OpenedSink = Option<(SinkKind, Result<Arc<dyn Sink>, SinkError>)>;
 
-fn embedder(config: &Config, files: &Paths, needed: Needed) -> Result<Option<Arc<Worker>>, OpenError> {
+fn embedder(config: &Config, models: &Models, needed: Needed) -> Result<Option<Arc<Worker>>, OpenError> {
     if config.vectors.is_none() || !needed.vectors {
         return Ok(None);
     }
-    Ok(embed::worker(&config.embed, files.model_dir.as_deref())?.map(Arc::new))
+    Ok(models.make(&config.embed)?)
 }
 
 /// The sinks that opened and those that did not. One that another run holds, or that waits for a decision, stops the run; one that is
