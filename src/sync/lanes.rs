@@ -1,7 +1,7 @@
 //! Which lanes there are: for each projection one, and for a collection that is held several times one for each generation. What
 //! concerns one lane alone is in [`super::lane`].
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, HashMap};
 use std::sync::{Arc, Mutex};
 
 use super::lake::Opened;
@@ -13,13 +13,16 @@ use super::{LaneError, Options};
 use crate::embed::Worker;
 use crate::mapping::target::{Shape, Target};
 use crate::report::TargetReport;
-use crate::sinks::{Checkpoint, Generation, LaneId, Role, Sink, SinkError};
+use crate::sinks::{Checkpoint, Generation, LaneId, Role, Sink, SinkError, SinkKind};
 
 /// One generation of one target, all others left out.
 #[derive(Debug, Clone)]
 pub(super) struct Only {
     pub(super) target: String,
     pub(super) model: String,
+    pub(super) dimensions: usize,
+    /// What a dry run would embed.
+    pub(super) foreseen: Arc<Mutex<Foreseen>>,
 }
 
 /// Where rows of a target go, and what makes their vectors.
@@ -88,6 +91,25 @@ impl Places {
         Ok(Self { own, others })
     }
 
+    /// A place for a generation that is to be made, if it is not there.
+    fn begin(&mut self, setup: &Setup, only: &Only) -> Result<(), SinkError> {
+        let is = |(one, _): &(Generation, Place)| one.target == only.target && one.model == only.model;
+        if self.own.sink.kind() != SinkKind::Vectors || self.others.iter().any(is) {
+            return Ok(());
+        }
+        let embedder = setup.models.of(&only.model).ok();
+        let generation = Generation {
+            target: only.target.clone(),
+            model: only.model.clone(),
+            dimensions: only.dimensions,
+            role: Role::Building,
+        };
+        let sink = self.own.sink.of_model(&only.model, only.dimensions)?;
+        let place = Place { sink, role: Role::Building, embedder, model: Some(only.model.clone()), lacks: None };
+        self.others.push((generation, place));
+        Ok(())
+    }
+
     /// Where rows of the target go; the place in service first.
     pub(super) fn of_target(&self, target: &Target) -> Vec<Place> {
         if !matches!(target.shape, Shape::Points { .. }) {
@@ -130,7 +152,10 @@ pub(super) async fn lanes(setup: &Setup, opened: &Opened, options: &Options, onl
     for sink in &setup.sinks {
         let mut of_sink = Lanes::default();
         let outcome = match Places::of(setup, sink).await {
-            Ok(places) => gather(setup, opened, &places, only, &mut of_sink).await,
+            Ok(mut places) => match only.map_or(Ok(()), |only| places.begin(setup, only)) {
+                Ok(()) => gather(setup, opened, &places, only, &mut of_sink).await,
+                Err(error) => Err(error),
+            },
             Err(error) => {
                 // Nothing is known of generations: each target's lane says so.
                 let own = Place { sink: sink.clone(), role: Role::Serving, embedder: None, model: None, lacks: None };
@@ -159,7 +184,10 @@ async fn gather(setup: &Setup, opened: &Opened, places: &Places, only: Option<&O
     let sink = &places.own.sink;
     let checkpoints = sink.checkpoints().await;
     let known: &[Checkpoint] = checkpoints.as_deref().unwrap_or_default();
-    let foreseen: Arc<Mutex<Foreseen>> = Arc::default();
+    let mut foreseen: HashMap<Option<String>, Arc<Mutex<Foreseen>>> = HashMap::new();
+    if let Some(only) = only {
+        foreseen.insert(Some(only.model.clone()), only.foreseen.clone());
+    }
     for table in opened.mapping.tables.values() {
         for projection in table.projections.iter().filter(|p| p.target().sink() == sink.kind()) {
             let target = projection.target();
@@ -181,7 +209,7 @@ async fn gather(setup: &Setup, opened: &Opened, places: &Places, only: Option<&O
                     schema_fingerprint: table.schema_fingerprint.clone(),
                     repaired: false,
                     newest: None,
-                    foreseen: foreseen.clone(),
+                    foreseen: foreseen.entry(place.model.clone()).or_default().clone(),
                     place,
                 };
                 if let Some(why) = lane.place.lacks.clone() {

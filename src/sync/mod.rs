@@ -5,12 +5,14 @@
 //! read; each sink works on its own task behind a bounded queue, so that one that is slow or down holds back no other.
 
 mod batch;
+mod gate;
 mod lake;
 mod lane;
 mod lanes;
 mod models;
 mod open;
 mod points;
+mod reembed;
 mod search;
 mod status;
 mod table;
@@ -23,9 +25,11 @@ use std::sync::Arc;
 use tokio::sync::Mutex;
 use tokio_util::sync::CancellationToken;
 
+pub use gate::Gate;
 pub use lake::Opened;
 pub use models::Models;
 pub use open::{Needed, OpenError, Setup, runtime};
+pub use reembed::{Reembed, abandon, drop_old, foresee, reembed, rollback};
 pub use search::{Answers, Question, SearchError, search};
 pub use status::status;
 pub use verify::verify;
@@ -60,6 +64,8 @@ pub trait Progress: Send + Sync + std::fmt::Debug {
     fn texts(&self, count: u64, tokens: u64);
     /// Reading of a table is over.
     fn done(&self, table: &str);
+    /// What a rebuild of a collection is at.
+    fn phase(&self, _collection: &str, _what: &str) {}
 }
 
 /// Why a lane did not get where it should.
@@ -114,10 +120,14 @@ pub async fn sync_opened(setup: &Setup, opened: Opened, options: &Options) -> Re
     run(setup, opened, options, None).await
 }
 
+async fn open_quarantine(setup: &Setup) -> Result<Quarantine, OpenError> {
+    let quarantine = Quarantine::open(&setup.config.quarantine, setup.storage_options()).await?;
+    Ok(quarantine.with_entries_max(setup.config.quarantine_entries_max))
+}
+
 /// A run over all lanes, or over those of one generation.
 async fn run(setup: &Setup, opened: Opened, options: &Options, only: Option<&lanes::Only>) -> Result<SyncReport, OpenError> {
-    let quarantine = Quarantine::open(&setup.config.quarantine, setup.storage_options()).await?;
-    let quarantine = Arc::new(Mutex::new(quarantine.with_entries_max(setup.config.quarantine_entries_max)));
+    let quarantine = Arc::new(Mutex::new(open_quarantine(setup).await?));
     let mut report = SyncReport { missing_tables: opened.missing.clone(), ..SyncReport::default() };
     let lanes::Lanes { mut lanes, notes } = lanes::lanes(setup, &opened, options, only).await;
     report.notes = notes.into_iter().collect();

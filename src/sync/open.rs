@@ -21,6 +21,9 @@ use crate::report::{TableReport, TargetReport};
 use crate::sinks::quarantine::QuarantineError;
 use crate::sinks::{Class, Sink, SinkError, SinkKind, clickhouse, graph, vectors};
 
+/// Records in one batch of work that gives way: others wait for a batch to end, and what a killed process loses is no more than one.
+const BATCH_ROWS_GIVING_WAY: usize = 512;
+
 /// Why nothing could be tried.
 #[derive(Debug, thiserror::Error)]
 #[expect(missing_docs, reason = "each variant is the error of the room that it names")]
@@ -101,6 +104,19 @@ impl Setup {
     /// # Errors
     /// [`OpenError`] naming what cannot be opened.
     pub async fn open(config: Config, files: &Paths, needed: Needed) -> Result<Self, OpenError> {
+        Self::open_as(config, files, needed, false).await
+    }
+
+    /// Opens the vector index alone, for work that takes long and gives way to other processes in between.
+    ///
+    /// # Errors
+    /// [`OpenError`] naming what cannot be opened.
+    pub async fn open_giving_way(mut config: Config, files: &Paths) -> Result<Self, OpenError> {
+        config.batch_rows = config.batch_rows.min(BATCH_ROWS_GIVING_WAY);
+        Self::open_as(config, files, Needed { clickhouse: false, graph: false, vectors: true }, true).await
+    }
+
+    async fn open_as(config: Config, files: &Paths, needed: Needed, gives_way: bool) -> Result<Self, OpenError> {
         let mapping = MappingFile::read(&config.mapping)?;
         let models = Models::new(files.models.clone());
         let embedder = embedder(&config, &models, needed)?;
@@ -109,7 +125,7 @@ impl Setup {
         let opened = futures::join!(
             open_clickhouse(&config, files, needed),
             open_graph(&config, needed),
-            open_vectors(&config, embedder.as_deref())
+            open_vectors(&config, embedder.as_deref(), gives_way)
         );
         let (sinks, unopened) = sorted([opened.0, opened.1, opened.2])?;
         Ok(Self { config, mapping, sinks, unopened, embedder, models, runtime })
@@ -134,7 +150,7 @@ impl Setup {
             lake.compile(tables).await
         };
         let (clickhouse, vectors, opened) =
-            futures::join!(open_clickhouse(&config, files, Needed::ALL), open_vectors(&config, embedder.as_deref()), tables);
+            futures::join!(open_clickhouse(&config, files, Needed::ALL), open_vectors(&config, embedder.as_deref(), false), tables);
         let (sinks, unopened) = sorted([clickhouse, graph, vectors])?;
         let opened = opened?;
         Ok((Self { config, mapping, sinks, unopened, embedder, models, runtime }, opened))
@@ -282,10 +298,11 @@ async fn open_graph(config: &Config, needed: Needed) -> OpenedSink {
     Some((SinkKind::Graph, opened.map(|sink| Arc::new(sink) as Arc<dyn Sink>)))
 }
 
-async fn open_vectors(config: &Config, embedder: Option<&Worker>) -> OpenedSink {
+async fn open_vectors(config: &Config, embedder: Option<&Worker>, gives_way: bool) -> OpenedSink {
     let (Some(SinkUrl::Edge(path)), Some(embedder)) = (&config.vectors, embedder) else { return None };
     let (model, dimensions) = (embedder.identity().to_owned(), embedder.dimensions());
-    let opened = vectors::open(vectors::VectorsOptions { path: path.clone(), model, dimensions }).await;
+    let options = vectors::VectorsOptions { path: path.clone(), model, dimensions };
+    let opened = if gives_way { vectors::open_giving_way(options).await } else { vectors::open(options).await };
     Some((SinkKind::Vectors, opened.map(|sink| Arc::new(sink) as Arc<dyn Sink>)))
 }
 
