@@ -11,8 +11,8 @@
 
 mod client;
 
-use std::fs::{self, File};
 use std::collections::BTreeMap;
+use std::fs::{self, File};
 use std::io;
 use std::path::{Path, PathBuf};
 

@@ -11,13 +11,19 @@ use crate::sync::Needed;
 pub(super) fn fetch(global: &Global) -> Outcome {
     let mut options = Options::from_env();
     let mut model = Choice::default().model().map(str::to_owned);
+    let mut others = Vec::new();
     if global.config.exists() {
         let config = global.config()?;
         options = with_config(options, &config);
         model = config.embed.model().map(str::to_owned);
+        others = in_use(&config, Needed::ALL);
     }
     options.offline |= global.offline;
     let paths = get(&Wanted { library: true, model }, &options)?;
+    let cached = Options { model_dir: None, ..options };
+    for name in others.into_iter().filter(|name| !paths.models.contains_key(name)) {
+        get(&Wanted { library: false, model: Some(name) }, &cached)?;
+    }
     if global.json {
         let path = |p: &Option<std::path::PathBuf>| p.as_ref().map(|p| p.display().to_string());
         out(&serde_json::json!({"libchdb": path(&paths.library), "model": path(&paths.model_dir)}).to_string());

@@ -96,7 +96,13 @@ impl State {
         let seconds = self.began.elapsed().as_secs_f64().max(0.001);
         let rate = |count: u64| count as f64 / seconds;
         let of = self.expected.map_or_else(String::new, |all| format!(" of {all}"));
-        let mut line = format!("{}{of} records ({:.0}/s), {} texts ({:.0}/s)", self.records, rate(self.records), self.texts, rate(self.texts));
+        let mut line = format!(
+            "{}{of} records ({:.0}/s), {} texts ({:.0}/s)",
+            self.records,
+            rate(self.records),
+            self.texts,
+            rate(self.texts)
+        );
         if self.tokens > 0 {
             line = format!("{line}, {} tokens ({:.0}/s)", self.tokens, rate(self.tokens));
         }

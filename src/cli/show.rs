@@ -108,7 +108,9 @@ pub(super) fn reembedded(report: &ReembedReport) {
              {command} --abandon` deletes it.",
             counted()
         ),
-        ReembedState::Interrupted => format!("interrupted: {name} stays with {from}. {} The same command goes on from here.", counted()),
+        ReembedState::Interrupted => {
+            format!("interrupted: {name} stays with {from}. {} The same command goes on from here.", counted())
+        }
         ReembedState::Failed | ReembedState::Stopped => {
             format!("{name} stays with {from}. {} The same command goes on from here when the cause is mended.", counted())
         }

@@ -36,7 +36,8 @@ impl HashEmbedder {
     /// [`EmbedError::Model`] when the number is not from 8 to 64.
     pub fn with_dimensions(dimensions: usize) -> Result<Self, EmbedError> {
         if !(DIMENSIONS_MIN..=DIMENSIONS).contains(&dimensions) {
-            let message = format!("the hash has from {DIMENSIONS_MIN} to {DIMENSIONS} dimensions: use hash-{DIMENSIONS_MIN} to hash");
+            let message =
+                format!("the hash has from {DIMENSIONS_MIN} to {DIMENSIONS} dimensions: use hash-{DIMENSIONS_MIN} to hash");
             return Err(EmbedError::model(&format!("hash-{dimensions}"), message));
         }
         Ok(Self { identity: format!("hash-{dimensions}@1"), dimensions })

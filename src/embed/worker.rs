@@ -119,7 +119,8 @@ fn serve(mut state: State, mut queue: mpsc::Receiver<Request>) {
                 drop(answer.send(done));
             }
             Request::Tokens(texts, answer) => {
-                let sum = |embedder: &mut dyn Embedder| texts.iter().try_fold(0, |sum, text| Ok(sum + embedder.tokens(text)? as u64));
+                let sum =
+                    |embedder: &mut dyn Embedder| texts.iter().try_fold(0, |sum, text| Ok(sum + embedder.tokens(text)? as u64));
                 drop(answer.send(work(&mut state, sum)));
             }
         }

@@ -88,6 +88,8 @@ pub struct Generation {
     pub dimensions: usize,
     /// Whether it answers questions.
     pub role: Role,
+    /// Whether another process is at work on it: its lanes are that one's.
+    pub taken: bool,
 }
 
 /// A question in the engine's own terms, for people and applications.
@@ -216,7 +218,7 @@ pub trait Sink: Send + Sync + fmt::Debug {
         Ok(None)
     }
 
-    /// Nothing is under way that another writer to other lanes could disturb: an engine that one process alone can have open, and that
+    /// Nothing is under way that another writer to the generations in service could disturb: an engine that one process alone can have open, and that
     /// was opened to give way, lets others in that wait for it, and returns when it has it back. No work anywhere else.
     async fn give_way(&self) -> Result<(), SinkError> {
         Ok(())

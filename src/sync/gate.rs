@@ -60,7 +60,12 @@ fn key(mapping: &MappingFile, collection: &str, row: &Map<String, Value>) -> Str
     Value::from(vec![Value::from(table), Value::from(values)]).to_string()
 }
 
-fn one(query: &str, before: &[Map<String, Value>], after: &[Map<String, Value>], key: impl Fn(&Map<String, Value>) -> String) -> Compared {
+fn one(
+    query: &str,
+    before: &[Map<String, Value>],
+    after: &[Map<String, Value>],
+    key: impl Fn(&Map<String, Value>) -> String,
+) -> Compared {
     let (was, is): (HashSet<String>, HashSet<String>) = (before.iter().map(&key).collect(), after.iter().map(&key).collect());
     let most = was.len().max(is.len());
     #[expect(clippy::cast_precision_loss, reason = "ten at most")]
@@ -76,7 +81,9 @@ mod tests {
     use super::*;
 
     fn rows(ids: &[i64]) -> Vec<Map<String, Value>> {
-        ids.iter().map(|id| Map::from_iter([("id".to_owned(), Value::from(*id)), ("score".to_owned(), Value::from(0.5))])).collect()
+        ids.iter()
+            .map(|id| Map::from_iter([("id".to_owned(), Value::from(*id)), ("score".to_owned(), Value::from(0.5))]))
+            .collect()
     }
 
     #[test]

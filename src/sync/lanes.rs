@@ -30,6 +30,8 @@ pub(super) struct Only {
 pub(super) struct Place {
     pub(super) sink: Arc<dyn Sink>,
     pub(super) role: Role,
+    /// Whether another process is at work on it.
+    pub(super) taken: bool,
     /// For points.
     pub(super) embedder: Option<Arc<Worker>>,
     /// The model's identity, for points.
@@ -68,7 +70,7 @@ impl Places {
     pub(super) async fn of(setup: &Setup, sink: &Arc<dyn Sink>) -> Result<Self, SinkError> {
         let embedder = setup.embedder.clone();
         let model = embedder.as_ref().map(|e| e.identity().to_owned());
-        let own = Place { sink: sink.clone(), role: Role::Serving, embedder, model, lacks: None };
+        let own = Place { sink: sink.clone(), role: Role::Serving, taken: false, embedder, model, lacks: None };
         let mut others: Vec<(Generation, Place)> = Vec::new();
         for generation in sink.generations().await? {
             // Lanes of one model share a sink, so that they are served together.
@@ -82,10 +84,10 @@ impl Places {
                         Err(why) => (None, Some(why)),
                     };
                     let sink = sink.of_model(&generation.model, generation.dimensions)?;
-                    Place { sink, role: generation.role, embedder, model: Some(generation.model.clone()), lacks }
+                    Place { sink, role: generation.role, taken: false, embedder, model: Some(generation.model.clone()), lacks }
                 }
             };
-            place.role = generation.role;
+            (place.role, place.taken) = (generation.role, generation.taken);
             others.push((generation, place));
         }
         Ok(Self { own, others })
@@ -103,9 +105,10 @@ impl Places {
             model: only.model.clone(),
             dimensions: only.dimensions,
             role: Role::Building,
+            taken: false,
         };
         let sink = self.own.sink.of_model(&only.model, only.dimensions)?;
-        let place = Place { sink, role: Role::Building, embedder, model: Some(only.model.clone()), lacks: None };
+        let place = Place { sink, role: Role::Building, taken: false, embedder, model: Some(only.model.clone()), lacks: None };
         self.others.push((generation, place));
         Ok(())
     }
@@ -158,7 +161,8 @@ pub(super) async fn lanes(setup: &Setup, opened: &Opened, options: &Options, onl
             },
             Err(error) => {
                 // Nothing is known of generations: each target's lane says so.
-                let own = Place { sink: sink.clone(), role: Role::Serving, embedder: None, model: None, lacks: None };
+                let own =
+                    Place { sink: sink.clone(), role: Role::Serving, taken: false, embedder: None, model: None, lacks: None };
                 let places = Places { own, others: Vec::new() };
                 drop(gather(setup, opened, &places, only, &mut of_sink).await);
                 Err(error)
@@ -238,6 +242,10 @@ fn is_followed(
 ) -> bool {
     let (name, Some(model)) = (&target.name, &place.model) else { return true };
     let command = format!("`distributary reembed --collection {name}");
+    if place.taken {
+        notes.insert(format!("{name}: the generation of {model} is being built, or brought back, by another process"));
+        return false;
+    }
     match place.role {
         Role::Serving => {
             if let Some(own) = setup.embedder.as_ref().map(|e| e.identity()).filter(|own| own != model) {
@@ -249,7 +257,10 @@ fn is_followed(
             true
         }
         Role::Kept => {
-            let why = place.lacks.as_ref().map_or_else(|| "is kept current".to_owned(), |why| format!("cannot be kept current ({why})"));
+            let why = place
+                .lacks
+                .as_ref()
+                .map_or_else(|| "is kept current".to_owned(), |why| format!("cannot be kept current ({why})"));
             notes.insert(format!(
                 "{name}: the generation of {model}, which was in service before, {why}. {command} --rollback` goes back to it, \
                  --drop-old deletes it"

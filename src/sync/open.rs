@@ -149,8 +149,11 @@ impl Setup {
             lake.wake(&first, &tables).await;
             lake.compile(tables).await
         };
-        let (clickhouse, vectors, opened) =
-            futures::join!(open_clickhouse(&config, files, Needed::ALL), open_vectors(&config, embedder.as_deref(), false), tables);
+        let (clickhouse, vectors, opened) = futures::join!(
+            open_clickhouse(&config, files, Needed::ALL),
+            open_vectors(&config, embedder.as_deref(), false),
+            tables
+        );
         let (sinks, unopened) = sorted([clickhouse, graph, vectors])?;
         let opened = opened?;
         Ok((Self { config, mapping, sinks, unopened, embedder, models, runtime }, opened))

@@ -43,14 +43,26 @@ struct Subject<'a> {
 impl<'a> Subject<'a> {
     async fn of(setup: &'a Setup, collection: &str) -> Result<Self, OpenError> {
         let sink = setup.sinks.iter().find(|sink| sink.kind() == SinkKind::Vectors);
-        let sink = sink.ok_or_else(|| wrong("there are no collections: `vectors` is not configured, or `embed` is off".to_owned()))?;
-        let tables: Vec<String> = setup.mapping.tables.iter().filter(|(_, table)| table.vectors.contains_key(collection)).map(|(name, _)| name.clone()).collect();
+        let sink =
+            sink.ok_or_else(|| wrong("there are no collections: `vectors` is not configured, or `embed` is off".to_owned()))?;
+        let tables: Vec<String> = setup
+            .mapping
+            .tables
+            .iter()
+            .filter(|(_, table)| table.vectors.contains_key(collection))
+            .map(|(name, _)| name.clone())
+            .collect();
         let generations = sink.generations().await?;
         let (serving, others): (Vec<_>, Vec<_>) =
             generations.iter().filter(|one| one.target == collection).cloned().partition(|one| one.role == Role::Serving);
         let Some(serving) = serving.into_iter().next() else {
-            let known: Vec<&str> = generations.iter().filter(|one| one.role == Role::Serving).map(|one| one.target.as_str()).collect();
-            let known = if known.is_empty() { "there are none yet: sync first".to_owned() } else { format!("there are {}", known.join(", ")) };
+            let known: Vec<&str> =
+                generations.iter().filter(|one| one.role == Role::Serving).map(|one| one.target.as_str()).collect();
+            let known = if known.is_empty() {
+                "there are none yet: sync first".to_owned()
+            } else {
+                format!("there are {}", known.join(", "))
+            };
             return Err(wrong(format!("there is no collection {collection}; {known}")));
         };
         if tables.is_empty() {
@@ -76,7 +88,12 @@ impl<'a> Subject<'a> {
     }
 
     fn kept(&self) -> Result<&Generation, OpenError> {
-        let none = || wrong(format!("{}: no generation is kept besides that of {}, which is in service", self.collection, self.serving.model));
+        let none = || {
+            wrong(format!(
+                "{}: no generation is kept besides that of {}, which is in service",
+                self.collection, self.serving.model
+            ))
+        };
         self.others.iter().find(|other| other.role == Role::Kept).ok_or_else(none)
     }
 
@@ -98,7 +115,10 @@ impl<'a> Subject<'a> {
             return Err(stop(format!("{}: one of its tables cannot be read: {}", self.collection, super::lane::describe(error))));
         }
         if let Some(missing) = opened.missing.iter().find(|name| self.tables.contains(name)) {
-            return Err(stop(format!("{}: its table {missing} is not in the lake, so its points could not be made anew", self.collection)));
+            return Err(stop(format!(
+                "{}: its table {missing} is not in the lake, so its points could not be made anew",
+                self.collection
+            )));
         }
         run(self.setup, opened, options, Some(only)).await
     }
@@ -121,7 +141,8 @@ fn worker_of(setup: &Setup, choice: &Choice) -> Result<Arc<Worker>, OpenError> {
     Ok(setup.models.make(choice)?.ok_or_else(none)?)
 }
 
-/// Makes a collection anew and puts it in service.
+/// Makes a collection anew and puts it in service. Meanwhile the same [`Setup`] answers questions; it is not to be synced. Other processes
+/// are let in if it was opened by [`Setup::open_giving_way`].
 ///
 /// # Errors
 /// When nothing could be tried, or a person has to decide first. What goes wrong on the way is in the report.
@@ -142,7 +163,8 @@ pub async fn reembed(setup: &Setup, what: &Reembed, options: &Options) -> Result
 pub async fn rollback(setup: &Setup, collection: &str, options: &Options) -> Result<ReembedReport, OpenError> {
     let subject = Subject::of(setup, collection).await?;
     let kept = subject.kept()?;
-    let worker = setup.models.of(&kept.model).map_err(|why| stop(format!("{collection} cannot go back to {}: {why}", kept.model)))?;
+    let worker =
+        setup.models.of(&kept.model).map_err(|why| stop(format!("{collection} cannot go back to {}: {why}", kept.model)))?;
     bring_in(&subject, &worker, None, options).await
 }
 
@@ -181,7 +203,12 @@ async fn delete(subject: &Subject<'_>, generation: &Generation) -> Result<Reembe
     Ok(subject.report(&generation.model, ReembedState::Dropped))
 }
 
-async fn bring_in(subject: &Subject<'_>, worker: &Worker, gate: Option<&gate::Gate>, options: &Options) -> Result<ReembedReport, OpenError> {
+async fn bring_in(
+    subject: &Subject<'_>,
+    worker: &Worker,
+    gate: Option<&gate::Gate>,
+    options: &Options,
+) -> Result<ReembedReport, OpenError> {
     let began = Instant::now();
     let only = subject.only(worker);
     let counted = Arc::new(Counted { inner: options.progress.clone(), texts: AtomicU64::new(0), tokens: AtomicU64::new(0) });
@@ -240,7 +267,10 @@ async fn passes(
             Err(error) => return Err(error.into()),
         }
     }
-    Err(stop(format!("{}: after {PASSES_MAX} passes its tables are still ahead of it: run again when they change less", subject.collection)))
+    Err(stop(format!(
+        "{}: after {PASSES_MAX} passes its tables are still ahead of it: run again when they change less",
+        subject.collection
+    )))
 }
 
 /// What [`reembed`] would do: texts, tokens, time at the speed measured now on a fair choice of the texts, and disk.
@@ -265,8 +295,7 @@ pub async fn foresee(setup: &Setup, what: &Reembed, options: &Options) -> Result
     let bytes = subject.sink.bytes(&subject.collection, &subject.serving.model).await?;
     // A point differs from the one in service by its vector.
     let wider = |dimensions: usize| 4 * foresight.texts.saturating_mul(dimensions as u64);
-    foresight.bytes =
-        bytes.map(|bytes| (bytes + wider(worker.dimensions())).saturating_sub(wider(subject.serving.dimensions)));
+    foresight.bytes = bytes.map(|bytes| (bytes + wider(worker.dimensions())).saturating_sub(wider(subject.serving.dimensions)));
     Ok(foresight)
 }
 

@@ -1,10 +1,10 @@
 //! How far the lanes have come: versions, lag, what is pending, what is in quarantine.
 
+use super::lanes::Places;
 use super::open::{OpenError, Setup};
+use crate::mapping::target::SinkKind;
 use crate::report::{LaneStatus, StatusReport};
 use crate::sinks::quarantine::Quarantine;
-use super::lanes::Places;
-use crate::mapping::target::SinkKind;
 use crate::sinks::{Checkpoint, LaneId, Role};
 
 /// Reads checkpoints, table versions and quarantine; changes nothing.

@@ -70,7 +70,7 @@ pub async fn verify(setup: &Setup) -> Result<VerifyReport, OpenError> {
     Ok(report)
 }
 
-/// One lane compared; none when its generation is still being built or is no longer kept current.
+/// One lane compared; none when its generation does not serve and is under way, or is no longer kept current.
 async fn one(
     setup: &Setup,
     table: &Arc<Table>,
@@ -81,8 +81,10 @@ async fn one(
 ) -> Option<VerifiedTarget> {
     let target = projection.target();
     let lane = place.lane_id(target);
-    let version = checkpoints.iter().find(|c| c.lane == lane).and_then(|c| c.version);
-    if place.role != Role::Serving && (version.is_none() || place.lacks.is_some()) {
+    let checkpoint = checkpoints.iter().find(|c| c.lane == lane);
+    let version = checkpoint.and_then(|c| c.version);
+    let rests = version.is_some() && checkpoint.is_some_and(|c| c.pending.is_none()) && place.lacks.is_none() && !place.taken;
+    if place.role != Role::Serving && !rests {
         return None;
     }
     let mut quarantined = quarantine.keys(&target.table, &lane.name());

@@ -111,10 +111,8 @@ impl Worker {
             return;
         }
         let delivered = match self.deliver(batch, works).await {
-            // Other runs leave a generation alone whose first snapshot is not done, so they disturb nothing here.
-            Ok(()) if self.filling && self.live().all(|lane| lane.checkpoint.as_ref().is_none_or(|c| c.version.is_none())) => {
-                self.sink.give_way().await
-            }
+            // Others leave a generation alone that is being worked on.
+            Ok(()) if self.filling => self.sink.give_way().await,
             delivered => delivered,
         };
         if let Err(error) = delivered {
@@ -126,7 +124,8 @@ impl Worker {
         let lane = &self.lanes[index];
         let target = lane.target();
         let quarantined = self.quarantine.lock().await.keys(&target.table, &lane.id().name());
-        let manner = Manner { careful: self.step.careful, quarantined: &quarantined, text_bytes: self.text_bytes, tokens: self.filling };
+        let manner =
+            Manner { careful: self.step.careful, quarantined: &quarantined, text_bytes: self.text_bytes, tokens: self.filling };
         let version = lane.begun(&self.step, &self.table, 0).row_version(self.step.plan.to);
         match (&target.shape, &lane.place.embedder) {
             (Shape::Points { .. }, Some(embedder)) => {

@@ -201,6 +201,7 @@ impl Directory {
     /// All generations with what they are for.
     pub(crate) fn generations(&self) -> Result<Vec<Generation>, SinkError> {
         let mut found = Vec::new();
+        let beside = self.turn.is_beside_a_rebuild()?;
         for one in self.all()? {
             let (alias, own) = (self.alias(&one.name)?, one.generation());
             let role = match alias {
@@ -208,7 +209,8 @@ impl Directory {
                 Some(alias) if alias.previous.as_ref() == Some(&own) => Role::Kept,
                 _ => Role::Building,
             };
-            found.push(Generation { target: one.name, model: one.model, dimensions: one.dimensions, role });
+            let taken = beside && role != Role::Serving;
+            found.push(Generation { target: one.name, model: one.model, dimensions: one.dimensions, role, taken });
         }
         Ok(found)
     }
@@ -228,7 +230,10 @@ impl Directory {
         for table in tables {
             let of = |model: &str| {
                 let is = |c: &&Checkpoint| {
-                    c.lane.table == *table && c.lane.target == *name && c.lane.model.as_deref() == Some(model) && self.is_founded(c)
+                    c.lane.table == *table
+                        && c.lane.target == *name
+                        && c.lane.model.as_deref() == Some(model)
+                        && self.is_founded(c)
                 };
                 self.checkpoints.values().find(is)
             };
@@ -240,7 +245,10 @@ impl Directory {
                 (None, _) => false,
             };
             if !arrived {
-                let message = format!("the generation of {} of collection {name} is not yet where the one in service is: {table}", collection.model);
+                let message = format!(
+                    "the generation of {} of collection {name} is not yet where the one in service is: {table}",
+                    collection.model
+                );
                 return Err(SinkError::transient(SINK, message));
             }
         }

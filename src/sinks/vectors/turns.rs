@@ -2,13 +2,12 @@
 //! wait for their turn. Locks of files, which the system lets go when a process ends, however it ends; it knows nothing of points.
 //!
 //! ```text
-//! <path>/lock                    held by the process that has the directory open; says whether that one gives way
+//! <path>/lock                    held by the process that has the directory open
 //! <path>/rebuild.lock            held, also while it gives way, by the process that rebuilds a collection
 //! <path>/waiting-<process>-<n>   there, and held, while a process waits for its turn
 //! ```
 
 use std::fs::{self, File, TryLockError};
-use std::io::Write as _;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
@@ -20,11 +19,11 @@ use crate::sinks::SinkError;
 const LOCK_FILE: &str = "lock";
 const REBUILD_FILE: &str = "rebuild.lock";
 const WAITING: &str = "waiting-";
-const GIVES_WAY: &str = "gives way";
 
 /// How long a process waits for one that gives way: a batch of texts takes seconds, and others may come first.
 const WAIT_MAX: Duration = Duration::from_secs(120);
 const LOOK_AGAIN: Duration = Duration::from_millis(5);
+const LOOKED_AT_MAX: Duration = Duration::from_millis(200);
 
 static WAITS: AtomicU64 = AtomicU64::new(0);
 
@@ -43,27 +42,28 @@ pub(crate) fn is_own(name: &str) -> bool {
 }
 
 impl Turn {
-    /// Takes the directory. One whose holder gives way is waited for.
+    /// Takes the directory. It is waited for while somebody gives way, whoever has it at the moment.
     pub(crate) fn take(root: &Path, gives_way: bool) -> Result<Self, SinkError> {
         let rebuild = if gives_way { Some(only_rebuild(root)?) } else { None };
         let path = root.join(LOCK_FILE);
         let lock = open(&path)?;
         match lock.try_lock() {
             Ok(()) => {}
-            Err(TryLockError::WouldBlock) if fs::read_to_string(&path).is_ok_and(|said| said == GIVES_WAY) => {
-                wait(root, &path, &lock)?;
-            }
+            Err(TryLockError::WouldBlock) if rebuild.is_none() && is_rebuilt(root)? => wait(root, &path, &lock)?,
             Err(TryLockError::WouldBlock) => return Err(in_use(root)),
             Err(TryLockError::Error(e)) => return Err(failed("lock", &path, e)),
         }
-        let turn = Self { root: root.to_owned(), lock, rebuild };
-        turn.say()?;
-        Ok(turn)
+        Ok(Self { root: root.to_owned(), lock, rebuild })
     }
 
     /// Whether it is one that gives way, and somebody waits.
     pub(crate) fn is_awaited(&self) -> bool {
         self.rebuild.is_some() && is_awaited(&self.root)
+    }
+
+    /// Whether another process, which gave way, rebuilds a collection here.
+    pub(crate) fn is_beside_a_rebuild(&self) -> Result<bool, SinkError> {
+        if self.rebuild.is_some() { Ok(false) } else { is_rebuilt(&self.root) }
     }
 
     /// Lets those who wait in, and takes the directory back when they are done.
@@ -77,19 +77,20 @@ impl Turn {
             }
             self.lock.lock().map_err(|e| failed("lock", &path, e))?;
         }
-        self.say()
+        Ok(())
     }
+}
 
-    fn say(&self) -> Result<(), SinkError> {
-        let said = if self.rebuild.is_some() { GIVES_WAY } else { "" };
-        let path = self.root.join(LOCK_FILE);
-        self.lock.set_len(0).map_err(|e| failed("write", &path, e))?;
-        // Not through the locked handle, whose place in the file would have to be moved.
-        fs::OpenOptions::new()
-            .write(true)
-            .open(&path)
-            .and_then(|mut file| file.write_all(said.as_bytes()))
-            .map_err(|e| failed("write", &path, e))
+/// Whether some process rebuilds a collection there.
+fn is_rebuilt(root: &Path) -> Result<bool, SinkError> {
+    let path = root.join(REBUILD_FILE);
+    if !path.exists() {
+        return Ok(false);
+    }
+    match open(&path)?.try_lock_shared() {
+        Ok(()) => Ok(false),
+        Err(TryLockError::WouldBlock) => Ok(true),
+        Err(TryLockError::Error(e)) => Err(failed("lock", &path, e)),
     }
 }
 
@@ -100,13 +101,20 @@ fn open(path: &Path) -> Result<File, SinkError> {
 fn only_rebuild(root: &Path) -> Result<File, SinkError> {
     let path = root.join(REBUILD_FILE);
     let file = open(&path)?;
-    match file.try_lock() {
-        Ok(()) => Ok(file),
-        Err(TryLockError::WouldBlock) => Err(SinkError::stop(
-            SINK,
-            format!("a collection of {} is being rebuilt by another process: wait until it is done, or stop it", root.display()),
-        )),
-        Err(TryLockError::Error(e)) => Err(failed("lock", &path, e)),
+    let began = Instant::now();
+    loop {
+        match file.try_lock() {
+            Ok(()) => return Ok(file),
+            // Who looks whether there is a rebuild has it for a moment.
+            Err(TryLockError::WouldBlock) if began.elapsed() < LOOKED_AT_MAX => std::thread::sleep(LOOK_AGAIN),
+            Err(TryLockError::WouldBlock) => {
+                let root = root.display();
+                let message =
+                    format!("a collection of {root} is being rebuilt by another process: wait until it is done, or stop it");
+                return Err(SinkError::stop(SINK, message));
+            }
+            Err(TryLockError::Error(e)) => return Err(failed("lock", &path, e)),
+        }
     }
 }
 
@@ -183,12 +191,14 @@ mod tests {
         let mut turn = Turn::take(root.path(), true).unwrap();
         assert!(!turn.is_awaited());
         assert!(Turn::take(root.path(), true).unwrap_err().message.contains("being rebuilt"));
+        assert!(!turn.is_beside_a_rebuild().unwrap(), "its own is none beside it");
         let (taken, took) = mpsc::channel();
         let others: Vec<_> = (0..3)
             .map(|_| {
                 let (place, taken) = (root.path().to_owned(), taken.clone());
                 std::thread::spawn(move || {
                     let turn = Turn::take(&place, false).unwrap();
+                    assert!(turn.is_beside_a_rebuild().unwrap());
                     taken.send(()).unwrap();
                     drop(turn);
                 })
@@ -207,7 +217,7 @@ mod tests {
         assert!(!turn.is_awaited());
         assert!(Turn::take(root.path(), true).is_err(), "it is still the one that rebuilds");
         drop(turn);
-        drop(Turn::take(root.path(), false).unwrap());
+        assert!(!Turn::take(root.path(), false).unwrap().is_beside_a_rebuild().unwrap());
     }
 
     #[test]
