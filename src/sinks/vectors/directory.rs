@@ -352,10 +352,10 @@ impl Directory {
 
     fn is_founded(&self, checkpoint: &Checkpoint) -> bool {
         let lane = &checkpoint.lane;
-        let is = |found: Collection| found.name == lane.target && Some(&found.model) == lane.model.as_ref();
-        let places = entries(&self.root).unwrap_or_default().into_iter().filter(|path| path.extension().is_none());
         // One that is damaged says nothing of the others.
-        places.map(|place| read_json(&place.join(COLLECTION_FILE))).any(|found| found.is_ok_and(is))
+        entries(&self.root).unwrap_or_default().iter().any(|place| {
+            matches!(generation_at(place), Ok(Some(found)) if found.name == lane.target && Some(&found.model) == lane.model.as_ref())
+        })
     }
 
     /// Whether each of the checkpoints stands on the one that is stored, or is it.
@@ -395,17 +395,22 @@ impl Directory {
 /// The generations in a directory, which need not be open: for those who must know before they open it which models it needs.
 pub(crate) fn generations_in(root: &Path) -> Result<Vec<Collection>, SinkError> {
     let mut found = Vec::new();
-    for path in entries(root)? {
-        let file = path.join(COLLECTION_FILE);
-        if path.extension().is_none() && file.exists() {
-            let one: Collection = read_json(&file)?;
-            if path.file_name().is_some_and(|name| *name == *one.generation()) {
-                found.push(one);
-            }
-        }
+    for place in entries(root)? {
+        found.extend(generation_at(&place)?);
     }
     found.sort_by_key(Collection::generation);
     Ok(found)
+}
+
+/// The generation that has this directory; none where it has another or is not complete.
+fn generation_at(place: &Path) -> Result<Option<Collection>, SinkError> {
+    let file = place.join(COLLECTION_FILE);
+    if place.extension().is_some() || !file.exists() {
+        return Ok(None);
+    }
+    let found: Collection = read_json(&file)?;
+    let is_own = place.file_name().is_some_and(|name| *name == *found.generation());
+    Ok(is_own.then_some(found))
 }
 
 fn entries(root: &Path) -> Result<Vec<PathBuf>, SinkError> {
