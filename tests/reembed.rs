@@ -283,7 +283,7 @@ async fn random_rebuild(seed: u64) {
 
 #[test]
 fn random_changes_during_a_rebuild_arrive_in_both_generations() {
-    for seed in [1, 2, 3, 4, rand::random(), rand::random()] {
+    for seed in [1, 2, rand::random(), rand::random()] {
         eprintln!("seed {seed}");
         wait_for(random_rebuild(seed));
     }
@@ -378,7 +378,7 @@ fn killed_in_any_phase_it_goes_on_and_embeds_nothing_twice() {
     let home = tempfile::tempdir().unwrap();
     let base = home.path().join("base");
     std::fs::create_dir_all(&base).unwrap();
-    sample(&base, 1);
+    sample(&base, 4);
     let all = planned(&base);
     assert!(all > 80, "{all}");
     let phases = [
@@ -458,7 +458,7 @@ fn killed_while_it_is_dropped_the_old_generation_is_there_or_gone() {
 fn others_are_let_in_while_a_collection_is_rebuilt() {
     let home = tempfile::tempdir().unwrap();
     let home = home.path();
-    sample(home, 1);
+    sample(home, 3);
     run(home, &["sample", "silver", "--crawl"]).expect(0);
     let arguments = ["reembed", "--collection", "people", "--model", "hash-32", "--json"];
     let mut child = distributary(home).args(arguments).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();

@@ -235,7 +235,9 @@ async fn passes(
         let began = Instant::now();
         let pass = subject.pass(options, only).await?;
         let (ok, interrupted, stopped, idle) = (pass.ok(), pass.interrupted, pass.stopped(), pass.operations() == 0);
-        report.tables.extend(pass.tables);
+        if !idle || !ok || report.tables.is_empty() {
+            report.tables.extend(pass.tables);
+        }
         match (interrupted, ok) {
             (true, _) => return Ok(ReembedState::Interrupted),
             (false, false) => return Ok(if stopped { ReembedState::Stopped } else { ReembedState::Failed }),
