@@ -8,7 +8,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use crate::embed::Choice;
+use crate::embed::{Choice, DEFAULT_PRECISION, Precision};
 
 /// What the file may say. Every key has an environment variable: `DISTRIBUTARY_` and its path in capitals, joined by `_`.
 #[derive(Debug, Clone, Default, Serialize, Deserialize, JsonSchema)]
@@ -29,6 +29,9 @@ pub struct ConfigFile {
     /// The embedding model: `all-MiniLM-L6-v2` (the default), `hash` (a cheap deterministic one, for trying everything else; `hash-32` is a shorter
     /// one) or `off` (no vectors). Collections that are there already keep the model that they were made with: `distributary reembed` changes it.
     pub embed: Option<String>,
+    /// What the model computes in: `bf16` (the default, the fastest that keeps every vector within a cosine of 0.999), `f32` or `int8`. Part of
+    /// the model's identity: another precision is another model to what is stored.
+    pub precision: Option<String>,
     /// Where records go that cannot be delivered.
     #[serde(default)]
     pub quarantine: QuarantineEntry,
@@ -147,6 +150,8 @@ pub struct Config {
     pub vectors: Option<SinkUrl>,
     /// The embedding model.
     pub embed: Choice,
+    /// What it computes in.
+    pub precision: Precision,
     /// The quarantine table.
     pub quarantine: String,
     /// The most entries that it takes.
@@ -232,6 +237,10 @@ impl Config {
             Some(text) => text.parse().map_err(|e: crate::embed::EmbedError| format!("`embed`: {e}"))?,
             None => Choice::default(),
         };
+        let precision = match file.precision {
+            Some(text) => text.parse().map_err(|e| format!("`precision`: {e}"))?,
+            None => DEFAULT_PRECISION,
+        };
         let clickhouse = sink(file.clickhouse, "clickhouse", "chdb", &base, SinkUrl::Chdb)?;
         let graph = sink(file.graph, "graph", "grafeo", &base, SinkUrl::Grafeo)?;
         let vectors = sink(file.vectors, "vectors", "edge", &base, SinkUrl::Edge)?;
@@ -257,6 +266,7 @@ impl Config {
             graph,
             vectors,
             embed,
+            precision,
             quarantine: location(&quarantine, &base),
             quarantine_entries_max: file.quarantine.entries_max.unwrap_or(DEFAULT_QUARANTINE_ENTRIES),
             memory_bytes: mebibytes(limits.memory_mib.unwrap_or(DEFAULT_MEMORY_MIB))?,

@@ -4,14 +4,15 @@
 //! Equal means equal in value: null equals null, NaN equals NaN, -0.0 equals 0.0, and two maps are equal when they hold the
 //! same entries, in whatever order; at every depth.
 
+use std::fmt;
 use std::sync::Arc;
 
 use arrow::array::{
-    Array, ArrayRef, ArrowPrimitiveType, AsArray, FixedSizeListArray, GenericListArray, MapArray, OffsetSizeTrait,
-    PrimitiveArray, RecordBatch, RecordBatchOptions, StructArray, UInt32Array,
+    Array, ArrayRef, ArrowPrimitiveType, AsArray, DynComparator, FixedSizeListArray, GenericListArray, MapArray, OffsetSizeTrait,
+    PrimitiveArray, RecordBatch, RecordBatchOptions, StructArray, UInt32Array, make_comparator,
 };
 use arrow::buffer::{NullBuffer, OffsetBuffer, ScalarBuffer};
-use arrow::compute::{CastOptions, cast_with_options, take};
+use arrow::compute::{CastOptions, SortOptions, cast_with_options, take};
 use arrow::datatypes::{DataType, Field, FieldRef, Fields, Float32Type, Float64Type, Schema, SchemaRef, TimeUnit};
 use arrow::error::ArrowError;
 pub use arrow::row::{Row, Rows};
@@ -172,6 +173,31 @@ impl Encoder {
     }
 }
 
+/// Tells whether rows of one column have the values of rows of another, without a copy of either.
+pub struct Equality(DynComparator);
+
+impl fmt::Debug for Equality {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Equality")
+    }
+}
+
+impl Equality {
+    /// For two columns of one type, which is canonical ([`canonical_type`]).
+    ///
+    /// # Errors
+    /// When the types differ or cannot be compared (a union).
+    pub fn new(left: &ArrayRef, right: &ArrayRef) -> Result<Self, ArrowError> {
+        make_comparator(&unambiguous(left)?, &unambiguous(right)?, SortOptions::default()).map(Self)
+    }
+
+    /// Whether a row of the left column equals a row of the right one.
+    #[must_use]
+    pub fn equal(&self, left: usize, right: usize) -> bool {
+        (self.0)(left, right).is_eq()
+    }
+}
+
 fn is_ambiguous(data_type: &DataType) -> bool {
     match data_type {
         DataType::Float32 | DataType::Float64 | DataType::Map(_, _) => true,
@@ -264,7 +290,12 @@ mod tests {
     fn equal(left: &ArrayRef, right: &ArrayRef) -> Vec<bool> {
         let encoder = Encoder::new(&[left.data_type().clone()]).unwrap();
         let (a, b) = (encoder.encode(std::slice::from_ref(left)).unwrap(), encoder.encode(std::slice::from_ref(right)).unwrap());
-        (0..left.len()).map(|row| a.row(row) == b.row(row)).collect()
+        let same = Equality::new(left, right).unwrap();
+        let rows = (0..left.len()).map(|row| {
+            assert_eq!(a.row(row) == b.row(row), same.equal(row, row), "bytes and values of row {row}");
+            same.equal(row, row)
+        });
+        rows.collect()
     }
 
     #[test]

@@ -430,6 +430,27 @@ fn a_recreated_table_is_a_gap() {
     assert_eq!(operations(&home.run(&["sync", "--json"]).expect(0).json()), 0);
 }
 
+/// What delta-rs cannot read stops the table's lanes before anything is written, and names the feature.
+#[test]
+fn a_feature_that_cannot_be_read_stops_its_lanes() {
+    let home = Home::with(&[thing(1, "one")]);
+    home.run(&["sync"]).expect(0);
+    let protocol = json!({"protocol": {"minReaderVersion": 3, "minWriterVersion": 7, "readerFeatures": ["typeWidening"],
+        "writerFeatures": ["typeWidening", "changeDataFeed"]}});
+    let begun = std::fs::read_dir(home.lake.path("things/_delta_log")).unwrap().count();
+    let last = commit(&home, i64::try_from(begun).unwrap());
+    std::fs::write(&last, protocol.to_string()).unwrap();
+    let answer = home.run(&["sync", "--json"]).expect(3);
+    let target = &answer.json()["tables"][0]["targets"][0];
+    assert!(target["error"].as_str().unwrap().contains("typeWidening, which cannot be read here: drop the feature"), "{target}");
+    assert_eq!(target["stopped"], true);
+    let answer = home.run(&["check"]).expect(3);
+    assert!(answer.stderr.contains("table things: it uses the table feature typeWidening"), "{}", answer.stderr);
+    assert_eq!(home.titles(), json!([{"id": "1", "title": "one"}]));
+    std::fs::remove_file(last).unwrap();
+    assert_eq!(operations(&home.run(&["sync", "--json"]).expect(0).json()), 0);
+}
+
 /// A key column of a type that identifies nothing.
 #[test]
 fn a_key_that_cannot_identify_is_refused() {

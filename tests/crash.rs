@@ -168,7 +168,7 @@ fn the_other_engines_directories_have_one_process_too() {
     run(home.path(), &["sync"]).expect(0);
 
     only("vectors");
-    let hash = embed::worker(&Choice::Hash, None).unwrap().unwrap();
+    let hash = embed::worker(&Choice::Hash, embed::DEFAULT_PRECISION, None).unwrap().unwrap();
     let (model, dimensions) = (hash.identity().to_owned(), hash.dimensions());
     let options = vectors::VectorsOptions { path: home.path().join("data/vectors"), model, dimensions };
     let held = wait_for(vectors::open(options)).unwrap();

@@ -9,7 +9,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
-use distributary::embed::{Choice, Embedder, HashEmbedder};
+use distributary::embed::{Choice, DEFAULT_PRECISION, Embedder, HashEmbedder};
 use distributary::report::{ReembedReport, ReembedState};
 use distributary::sinks::SinkKind;
 use distributary::sync::{self, Options, Progress, Question, Reembed, Setup};
@@ -45,7 +45,12 @@ fn author(id: i64, salt: u64) -> Author {
 }
 
 fn what(model: &str) -> Reembed {
-    Reembed { collection: COLLECTION.to_owned(), choice: model.parse::<Choice>().unwrap(), gate: None }
+    Reembed {
+        collection: COLLECTION.to_owned(),
+        choice: model.parse::<Choice>().unwrap(),
+        precision: DEFAULT_PRECISION,
+        gate: None,
+    }
 }
 
 /// A lake with both tables of one collection, synced, the vector index alone.

@@ -106,11 +106,10 @@ fn files_are_short() {
 }
 
 /// Which rooms may use what: `(what, where it may stand)`.
-const ARROWS: [(&str, &[&str]); 8] = [
+const ARROWS: [(&str, &[&str]); 7] = [
     ("deltalake", &["src/changes", "src/sinks/quarantine", "src/sample"]),
     ("candle_core", &["src/embed"]),
-    ("candle_nn", &["src/embed"]),
-    ("candle_transformers", &["src/embed"]),
+    ("kernels", &["src/embed"]),
     ("tokenizers", &["src/embed"]),
     ("libloading", &["src/sinks/clickhouse"]),
     ("grafeo", &["src/sinks/graph"]),

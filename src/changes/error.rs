@@ -25,6 +25,28 @@ pub enum ChangesError {
         #[source]
         source: Box<DeltaTableError>,
     },
+    /// The table uses something of Delta Lake that delta-rs does not know.
+    #[error(
+        "table {table}: {what}, which cannot be read here: drop the feature (ALTER TABLE … DROP FEATURE), or name a copy of the table without it"
+    )]
+    Unsupported {
+        /// The table's name.
+        table: String,
+        /// What it uses.
+        what: String,
+    },
+    /// A file of the table lies outside its directory, as in a shallow clone.
+    #[error(
+        "table {table}, version {version}: the file {file} lies outside the table, as after a SHALLOW CLONE, and cannot be read here: write the table whole (DEEP CLONE, or CREATE TABLE … AS SELECT), or name the one that it was cloned from"
+    )]
+    Elsewhere {
+        /// The table's name.
+        table: String,
+        /// The version.
+        version: i64,
+        /// The file's address.
+        file: String,
+    },
     /// The options make no sense.
     #[error("table {table}: {message}")]
     Options {
@@ -192,6 +214,12 @@ impl ChangesError {
                 | Self::WentBack { .. }
                 | Self::SchemaChanged { .. }
         )
+    }
+
+    /// Whether trying again is of no use before a person has decided what to do: about a gap, or about the table itself.
+    #[must_use]
+    pub fn needs_decision(&self) -> bool {
+        self.is_gap() || matches!(self, Self::Unsupported { .. } | Self::Elsewhere { .. })
     }
 }
 

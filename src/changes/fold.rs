@@ -1,6 +1,7 @@
 //! Net changes: rows that came and went, sorted by key, folded to what is left of each key. A multiset over the rows' contents, so the order of
 //! events does not matter: what came and went again cancels out, whatever came in between.
 
+use std::collections::hash_map::Entry;
 use std::collections::{BTreeMap, HashMap};
 use std::ops::Range;
 
@@ -10,7 +11,7 @@ use arrow::datatypes::{Int8Type, SchemaRef};
 use arrow::error::ArrowError;
 
 use super::scan::SIGN;
-use crate::rows::{Encoder, Rows};
+use crate::rows::{Encoder, Equality, Rows};
 
 /// Events of one key that are kept before those that cancel out are dropped, so that a key that changes in every commit
 /// takes no memory for each of them.
@@ -247,14 +248,23 @@ impl Fold {
             if undecided.is_empty() {
                 return Ok(());
             }
-            let rows: Vec<RowRef> = undecided.iter().flat_map(|net| [nets[*net].gone[0].0, nets[*net].came[0].0]).collect();
-            let values = self.values(column, &rows)?;
-            let encoded = Encoder::new(&[values.data_type().clone()])?.encode(&[values])?;
-            let mut pair = 0;
-            undecided.retain(|_| {
-                pair += 2;
-                encoded.row(pair - 2) == encoded.row(pair - 1)
-            });
+            // Rows of one key lie together, so there are few pairs of batches.
+            let mut alike: HashMap<(usize, usize), Equality> = HashMap::new();
+            let mut left = Vec::with_capacity(undecided.len());
+            for net in undecided {
+                let ((gone_in, gone), (came_in, came)) = (nets[net].gone[0].0, nets[net].came[0].0);
+                let alike = match alike.entry((gone_in, came_in)) {
+                    Entry::Occupied(known) => known.into_mut(),
+                    Entry::Vacant(new) => {
+                        let of = |batch: usize| self.batches[batch].column(column);
+                        new.insert(Equality::new(of(gone_in), of(came_in))?)
+                    }
+                };
+                if alike.equal(gone, came) {
+                    left.push(net);
+                }
+            }
+            undecided = left;
         }
         for net in undecided {
             nets[net].gone.clear();

@@ -1,14 +1,16 @@
 //! The commits of the log, as far as they tell whether a window can be read. Reads `_delta_log/*.json` itself: delta-rs checks neither that the
 //! feed was on for the whole window nor that the files are still there.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 
 use datafusion::object_store::ObjectStoreExt;
 use deltalake::kernel::{self, StructType};
 use deltalake::logstore::LogStore;
-use deltalake::{DeltaTable, ObjectStoreError, Path};
+use deltalake::parquet::file::metadata::ParquetMetaDataReader;
+use deltalake::{DeltaTable, ObjectStore, ObjectStoreError, Path};
 use futures::{StreamExt, TryStreamExt, stream};
 use serde::Deserialize;
+use url::Url;
 
 use super::error::ChangesError;
 use super::table::{Table, signed};
@@ -24,9 +26,10 @@ pub(super) struct Commit {
     pub metadata: Option<Metadata>,
     /// Paths and sizes of the files that hold its changes: change files, or else added and removed files. Decoded.
     pub files: Vec<(String, u64)>,
-    /// Whether a removed file that holds its changes has neither size nor partition values in the log, as old writers leave it. delta-rs' feed
-    /// cannot read it then.
-    pub bare: bool,
+    /// Files of which nothing but the deletion vector changed, with their sizes.
+    pub cut: Vec<(String, u64)>,
+    /// What keeps delta-rs' feed from reading it, in words that follow its version.
+    pub unread: Option<String>,
 }
 
 /// What counts of a `metaData` action.
@@ -123,7 +126,7 @@ async fn read_from(name: &str, log_store: &dyn LogStore, version: i64) -> Result
 
 fn parse(name: &str, version: i64, bytes: &[u8]) -> Result<Commit, ChangesError> {
     let mut commit = Commit::default();
-    let (mut feed, mut data, mut bare) = (Vec::new(), Vec::new(), false);
+    let (mut feed, mut data, mut cuts) = (Vec::new(), Vec::new(), Cuts::default());
     for (number, line) in bytes.split(|byte| *byte == b'\n').enumerate() {
         if line.iter().all(u8::is_ascii_whitespace) {
             continue;
@@ -138,11 +141,12 @@ fn parse(name: &str, version: i64, bytes: &[u8]) -> Result<Commit, ChangesError>
         commit.metadata = line.metadata.or(commit.metadata);
         feed.extend(line.cdc.iter().map(|file| (decoded(&file.path), file.size.unwrap_or(0))));
         let removed = line.remove.as_ref().filter(|file| file.data_change != Some(false));
-        bare |= removed.is_some_and(|file| file.size.is_none() || file.partition_values.is_none());
-        for file in [line.add, line.remove].into_iter().flatten() {
-            if file.data_change == Some(false) {
-                continue;
-            }
+        if removed.is_some_and(|file| file.size.is_none() || file.partition_values.is_none()) {
+            commit.unread = Some("does not tell the sizes of removed files".to_owned());
+        }
+        for (came, file) in [(true, line.add), (false, line.remove)] {
+            let Some(file) = file.filter(|file| file.data_change != Some(false)) else { continue };
+            cuts.add(&file, came);
             data.push((decoded(&file.path), file.size.unwrap_or(0)));
             let vector = file.deletion_vector.as_ref();
             data.extend(
@@ -150,9 +154,42 @@ fn parse(name: &str, version: i64, bytes: &[u8]) -> Result<Commit, ChangesError>
             );
         }
     }
-    commit.bare = bare && feed.is_empty();
-    commit.files = if feed.is_empty() { data } else { feed };
+    if feed.is_empty() {
+        commit.files = data;
+        (commit.cut, commit.unread) = (cuts.halves(true), commit.unread.or_else(|| cuts.whole()));
+    } else {
+        (commit.files, commit.unread) = (feed, None);
+    }
     Ok(commit)
+}
+
+/// The files of a commit with deletion vectors. Of one that was there before and is there after, delta-rs' feed reads the rows by which the
+/// vectors differ. Of one that came or went whole, it reads the rows that are deleted, and not those that are left.
+#[derive(Default)]
+struct Cuts {
+    /// By path: the size, and whether the file came, went, and has a deletion vector.
+    files: BTreeMap<String, (u64, bool, bool, bool)>,
+}
+
+impl Cuts {
+    fn add(&mut self, file: &File, came: bool) {
+        let (size, comes, goes, vector) = self.files.entry(file.path.clone()).or_default();
+        *size = (*size).max(file.size.unwrap_or(0));
+        *comes |= came;
+        *goes |= !came;
+        *vector |= file.deletion_vector.is_some();
+    }
+
+    /// Those that came and went, or those that did only one of it.
+    fn halves(&self, both: bool) -> Vec<(String, u64)> {
+        let cut = self.files.iter().filter(|(_, (_, came, went, vector))| *vector && (*came && *went) == both);
+        cut.map(|(path, (size, ..))| (decoded(path), *size)).collect()
+    }
+
+    fn whole(&self) -> Option<String> {
+        let (path, _) = self.halves(false).into_iter().next()?;
+        Some(format!("has the file {path} with a deletion vector"))
+    }
 }
 
 /// The file that a deletion vector is in, relative to the table; none if it is inline or at an absolute address. The path of kind `u` is an
@@ -199,7 +236,7 @@ fn decoded(path: &str) -> String {
 /// addresses are not looked for.
 pub(super) async fn first_missing(table: &Table, files: Vec<(i64, String)>) -> Result<Option<(i64, String)>, ChangesError> {
     let store = table.delta.log_store().object_store(None);
-    let relative = files.into_iter().filter(|(_, path)| !path.contains("://"));
+    let relative = files.into_iter().filter(|(_, path)| absolute(path).is_none());
     let mut looked = stream::iter(relative.map(|(version, path)| {
         let store = store.clone();
         async move {
@@ -222,10 +259,50 @@ pub(super) async fn first_missing(table: &Table, files: Vec<(i64, String)>) -> R
     Ok(None)
 }
 
+/// The first of these files that does not have a single row group: delta-rs' feed confuses the others when a deletion vector changes.
+pub(super) async fn first_of_row_groups(table: &Table, files: Vec<(String, u64)>) -> Result<Option<String>, ChangesError> {
+    let store = table.delta.log_store().object_store(None);
+    let mut looked = stream::iter(files.into_iter().map(|(path, size)| {
+        let store = store.clone();
+        async move {
+            let groups = row_groups(store.as_ref(), &path, size).await;
+            let groups = groups.map_err(|source| {
+                let what = format!("read the footer of {path}");
+                ChangesError::Storage { table: table.name().to_owned(), what, source }
+            })?;
+            Ok::<_, ChangesError>((groups != Some(1)).then_some(path))
+        }
+    }))
+    .buffered(REQUESTS_AT_ONCE);
+    while let Some(several) = looked.try_next().await? {
+        if several.is_some() {
+            return Ok(several);
+        }
+    }
+    Ok(None)
+}
+
+/// How many row groups a Parquet file of this size has, by its footer; none if that cannot be understood.
+async fn row_groups(store: &dyn ObjectStore, path: &str, size: u64) -> Result<Option<usize>, ObjectStoreError> {
+    let place = Path::parse(path).unwrap_or_else(|_| Path::from(path));
+    // The file ends with the length of the metadata and a mark.
+    let Some(end) = size.checked_sub(8) else { return Ok(None) };
+    let tail = store.get_range(&place, end..size).await?;
+    let Some(length) = tail.first_chunk::<4>() else { return Ok(None) };
+    let Some(begin) = end.checked_sub(u64::from(u32::from_le_bytes(*length))) else { return Ok(None) };
+    let metadata = ParquetMetaDataReader::decode_metadata(&store.get_range(&place, begin..end).await?);
+    Ok(metadata.ok().map(|metadata| metadata.num_row_groups()))
+}
+
 /// Whether delta-rs' feed finds the file at this decoded path: it encodes paths once more, so those with a per cent sign, as partition
-/// values with special characters have, are not found.
+/// values with special characters have, are not found, and neither are files outside the table.
 pub(super) fn reaches_feed(path: &str) -> bool {
-    Path::from(path).as_ref() == path
+    absolute(path).is_none() && Path::from(path).as_ref() == path
+}
+
+/// The address in a path that is not relative to the table, as files of another table have it.
+pub(super) fn absolute(path: &str) -> Option<Url> {
+    path.contains(':').then(|| Url::parse(path).ok()).flatten()
 }
 
 /// Reads the commits of a range, in order, some of them ahead.
@@ -256,6 +333,19 @@ pub(super) async fn damaged(name: &str, table: &DeltaTable) -> Option<ChangesErr
     None
 }
 
+/// The version of the newest commit of a local table, by the names of the files in its log; none for a table that is elsewhere, or
+/// not there. A hint: whether it is a commit that can be read is found out when the table is opened.
+#[must_use]
+pub fn newest_commit(url: &str) -> Option<i64> {
+    let folder = url.strip_prefix("file://").unwrap_or(url);
+    if folder.contains("://") {
+        return None;
+    }
+    let names = std::fs::read_dir(std::path::Path::new(folder).join("_delta_log")).ok()?;
+    let version = |name: &str| name.strip_suffix(".json").filter(|number| number.len() == 20)?.parse().ok();
+    names.filter_map(|entry| version(entry.ok()?.file_name().to_str()?)).max()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -273,12 +363,32 @@ mod tests {
 
     #[test]
     fn a_removed_file_without_its_size_is_bare() {
-        let bare = |text: &str| parse("t", 3, text.as_bytes()).unwrap().bare;
+        let bare = |text: &str| parse("t", 3, text.as_bytes()).unwrap().unread.is_some();
         assert!(bare(r#"{"remove":{"path":"x","dataChange":true}}"#));
         assert!(bare(r#"{"remove":{"path":"x","dataChange":true,"size":3}}"#));
         assert!(!bare(r#"{"remove":{"path":"x","dataChange":true,"size":3,"partitionValues":{}}}"#));
         assert!(!bare(r#"{"remove":{"path":"x","dataChange":false}}"#));
         assert!(!bare("{\"remove\":{\"path\":\"x\",\"dataChange\":true}}\n{\"cdc\":{\"path\":\"c\",\"size\":5}}"));
+    }
+
+    #[test]
+    fn a_deletion_vector_is_read_where_it_alone_changed() {
+        let vector =
+            r#""deletionVector":{"storageType":"i","pathOrInlineDv":"wi5b=000010000siXQKl0rr91000f55c8Xg0@@D72lkbi5=-{L"}"#;
+        let add = |vector: &str| format!(r#"{{"add":{{"path":"x","size":3,"dataChange":true{vector}}}}}"#);
+        let remove =
+            |vector: &str| format!(r#"{{"remove":{{"path":"x","size":3,"dataChange":true,"partitionValues":{{}}{vector}}}}}"#);
+        let with = format!(",{vector}");
+        let read = |lines: &[String]| {
+            let commit = parse("t", 3, lines.join("\n").as_bytes()).unwrap();
+            (commit.unread.is_none(), commit.cut.len())
+        };
+        assert_eq!(read(&[add(&with), remove("")]), (true, 1));
+        assert_eq!(read(&[remove(&with), add(&with)]), (true, 1));
+        assert_eq!(read(&[remove("")]), (true, 0));
+        assert_eq!(read(&[remove(&with)]), (false, 0));
+        assert_eq!(read(&[add(&with)]), (false, 0));
+        assert_eq!(read(&[add(&with), r#"{"cdc":{"path":"c","size":5}}"#.to_owned()]), (true, 0));
     }
 
     #[test]
@@ -294,6 +404,18 @@ mod tests {
         let file = vector_file("u", "ab^-aqEH.-t@S}K{vb[*k^");
         assert_eq!(file.as_deref(), Some("ab/deletion_vector_d2c639aa-8816-431a-aaf6-d3fe2512ff61.bin"));
         assert_eq!(vector_file("i", "wi5b=000010000siXQKl0rr91000f55c8Xg0@@D72lkbi5=-{L"), None);
+    }
+
+    #[test]
+    fn an_address_is_no_path_of_the_table() {
+        for path in
+            ["file:/lake/other/a.parquet", "s3://lake/other/a.parquet", "abfss://c@account.dfs.core.windows.net/a.parquet"]
+        {
+            assert!(absolute(path).is_some() && !reaches_feed(path), "{path}");
+        }
+        for path in ["a.parquet", "at=2020-01-01 10:11:12/a.parquet", "_change_data/at=10:11/a.parquet"] {
+            assert!(absolute(path).is_none() && reaches_feed(path), "{path}");
+        }
     }
 
     #[test]

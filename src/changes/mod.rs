@@ -24,6 +24,7 @@ use arrow::array::RecordBatch;
 
 pub use error::ChangesError;
 pub(crate) use json::objects as json_objects;
+pub use log::newest_commit;
 pub use plan::{From, Plan, Strategy};
 pub use snapshot::KeysError;
 pub use table::{DEFAULT_BATCH_ROWS, OnGap, Table, TableOptions};

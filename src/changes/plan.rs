@@ -187,7 +187,7 @@ impl Table {
         let (mut end, mut bytes) = (to, 0_u64);
         let mut changes: Vec<(i64, Metadata)> = Vec::new();
         let mut wanted: Vec<(i64, String)> = Vec::new();
-        let mut bare = None;
+        let (mut unread, mut cut) = (None, Vec::new());
         let mut commits = std::pin::pin!(log::read_range(self, from + 1..=to));
         while let Some((version, commit)) = commits.try_next().await? {
             let Some(commit) = commit else {
@@ -197,7 +197,8 @@ impl Table {
                 return Ok(Err(NoFeed::Gap(ChangesError::LogCleaned { table: self.name().to_owned(), version })));
             };
             changes.extend(commit.metadata.map(|metadata| (version, metadata)));
-            bare = bare.or(commit.bare.then_some(version));
+            unread = unread.or(commit.unread.map(|why| format!("commit {version} {why}")));
+            cut.extend(commit.cut);
             bytes = commit.files.iter().fold(bytes, |sum, (_, size)| sum.saturating_add(*size));
             wanted.extend(commit.files.into_iter().map(|(path, _)| (version, path)));
             let full = self.options.window_bytes > 0 && bytes >= self.options.window_bytes;
@@ -209,8 +210,8 @@ impl Table {
         if let Some(no_feed) = self.feed_was_off(from, end, &now, changes).await? {
             return Ok(Err(no_feed));
         }
-        if let Some(version) = bare {
-            return Ok(Err(NoFeed::Unreadable(format!("commit {version} does not tell the sizes of removed files"))));
+        if let Some(why) = unread {
+            return Ok(Err(NoFeed::Unreadable(format!("the change feed cannot be read: {why}"))));
         }
         if let Some(column) = self.odd_partition(&now) {
             return Ok(Err(NoFeed::Unreadable(format!("the change feed cannot be read, because it is partitioned by {column}"))));
@@ -220,6 +221,11 @@ impl Table {
         }
         if let Some((version, file)) = log::first_missing(self, wanted).await? {
             return Ok(Err(NoFeed::Gap(ChangesError::FilesVacuumed { table: self.name().to_owned(), version, file })));
+        }
+        if let Some(path) = log::first_of_row_groups(self, cut).await? {
+            return Ok(Err(NoFeed::Unreadable(format!(
+                "the change feed cannot be read: {path} has a deletion vector and several row groups"
+            ))));
         }
         Ok(Ok(Plan::window(Strategy::Feed, from, end, format!("change feed of {} commits", end - from))))
     }

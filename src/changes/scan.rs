@@ -34,6 +34,8 @@ pub(super) fn session(table: &Table) -> SessionContext {
     let mut config = SessionConfig::new().with_batch_size(table.options.batch_rows).with_target_partitions(READERS);
     let options = config.options_mut();
     options.execution.parquet.schema_force_view_types = false;
+    // Spark writes timestamps in 96 bits. In nanoseconds, those before 1677 and after 2262 would come out as others.
+    options.execution.parquet.coerce_int96 = Some("us".to_owned());
     options.execution.parquet.pushdown_filters = true;
     options.optimizer.prefer_hash_join = false;
     options.optimizer.repartition_file_scans = false;

@@ -9,7 +9,7 @@ use serde_json::Value;
 #[derive(Debug, PartialEq, Eq)]
 struct Leaf {
     data_type: String,
-    /// The names in the files on the way to it, where columns are mapped; they change when a column is dropped and added again.
+    /// The names in the files on the way to it: its own until columns are mapped. They change when a column is dropped and added again.
     physical: Vec<String>,
 }
 
@@ -30,7 +30,7 @@ pub(super) fn incomparable(from: &str, to: &str, columns: &[String]) -> Option<S
             }
             Some(_) => {}
             None => {
-                let renamed = !new.physical.is_empty() && before.values().any(|old| old.physical == new.physical);
+                let renamed = before.values().any(|old| old.physical == new.physical);
                 let reshaped = before.keys().any(|old| inside(old, path) || inside(path, old));
                 if renamed || reshaped {
                     return Some(format!("column {path} was renamed or changed its shape"));
@@ -64,7 +64,7 @@ fn walk_field(field: &Value, above: &str, physical_above: &[String], found: &mut
     let mut physical = physical_above.to_vec();
     let mapped =
         field.get("metadata").and_then(|metadata| metadata.get("delta.columnMapping.physicalName")).and_then(Value::as_str);
-    physical.extend(mapped.map(str::to_owned));
+    physical.push(mapped.unwrap_or(name).to_owned());
     walk_type(field.get("type").unwrap_or(&Value::Null), &path, &physical, found);
 }
 
@@ -158,6 +158,10 @@ mod tests {
         assert!(incomparable(&one("a", "\"long\"", "x"), &one("b", "\"long\"", "x"), &columns).is_some());
         assert!(incomparable(&one("b", "\"long\"", "x"), &one("b", "\"long\"", "y"), &columns).is_some());
         assert!(incomparable(&one("c", "\"long\"", "x"), &one("b", "\"long\"", "y"), &columns).is_none());
+        // The mapping is turned on: every column keeps its name in the files.
+        let plain = schema(r#"{"name":"b","type":"long","nullable":true,"metadata":{}}"#);
+        assert!(incomparable(&plain, &one("b", "\"long\"", "b"), &columns).is_none());
+        assert!(incomparable(&plain, &one("b", "\"long\"", "x"), &columns).is_some());
     }
 
     #[test]

@@ -5,7 +5,9 @@ use std::sync::{Arc, Once};
 
 use arrow::datatypes::{DataType, Schema, SchemaRef};
 use datafusion::execution::runtime_env::RuntimeEnv;
+use deltalake::kernel::transaction::{PROTOCOL, TransactionError};
 use deltalake::table::builder::parse_table_uri;
+use deltalake::table::state::DeltaTableState;
 use deltalake::{DeltaTable, DeltaTableBuilder, DeltaTableError};
 
 use super::error::ChangesError;
@@ -89,13 +91,15 @@ impl Table {
     /// they spill.
     ///
     /// # Errors
-    /// When there is no table, its last commit is damaged, or a key column is missing or cannot identify a record.
+    /// When there is no table, its last commit is damaged, it cannot be read by delta-rs, or a key column is missing or cannot identify a
+    /// record.
     pub async fn open(options: TableOptions, runtime: Arc<RuntimeEnv>) -> Result<Self, ChangesError> {
         register_stores();
         check_options(&options)?;
         let delta = load(&options).await?;
         let state = delta.snapshot().map_err(|source| open_error(&options, source))?;
         let version = signed(state.version());
+        check_readable(&options, &delta, state)?;
         let id = Arc::from(state.metadata().id());
         let all = state.snapshot().arrow_schema();
         let schema = needed_schema(&options, version, &all)?;
@@ -209,10 +213,36 @@ async fn load(options: &TableOptions) -> Result<DeltaTable, ChangesError> {
     if let Err(source) = table.load().await {
         return Err(match log::damaged(&options.name, &table).await {
             Some(damaged) => damaged,
-            None => open_error(options, source),
+            None => unsupported(options, &source).unwrap_or_else(|| open_error(options, source)),
         });
     }
     Ok(table)
+}
+
+/// The table's protocol, where that is why it cannot be loaded. delta-rs does not hand out the type by which its kernel says so.
+fn unsupported(options: &TableOptions, source: &DeltaTableError) -> Option<ChangesError> {
+    const WORDS: [&str; 3] = ["Unsupported: ", "Invalid protocol action", "Max catalog version"];
+    let DeltaTableError::KernelError(error) = source else { return None };
+    let text = error.to_string();
+    let said = WORDS.iter().any(|words| text.starts_with(words));
+    let what = format!("its protocol is refused ({})", text.strip_prefix(WORDS[0]).unwrap_or(&text));
+    said.then(|| ChangesError::Unsupported { table: options.name.clone(), what })
+}
+
+/// Whether delta-rs can read the rows of the table, of which it says nothing when it loads one.
+fn check_readable(options: &TableOptions, delta: &DeltaTable, state: &DeltaTableState) -> Result<(), ChangesError> {
+    if let Err(TransactionError::UnsupportedTableFeatures(features)) = PROTOCOL.can_read_from_protocol(state.protocol()) {
+        let features: Vec<String> = features.iter().map(ToString::to_string).collect();
+        let what = format!("it uses the table feature {}", features.join(" and "));
+        return Err(ChangesError::Unsupported { table: options.name.clone(), what });
+    }
+    let root = delta.table_url().as_str();
+    let elsewhere =
+        state.log_data().iter().find_map(|file| log::absolute(&file.path()).filter(|at| !at.as_str().starts_with(root)));
+    elsewhere.map_or(Ok(()), |file| {
+        let (table, version) = (options.name.clone(), signed(state.version()));
+        Err(ChangesError::Elsewhere { table, version, file: shown(file.as_str()) })
+    })
 }
 
 fn open_error(options: &TableOptions, source: DeltaTableError) -> ChangesError {

@@ -1,5 +1,7 @@
 //! `fetch`: what the embedded engines need, into the cache. The other commands call it themselves.
 
+use std::path::PathBuf;
+
 use super::{DONE, Global, Outcome, note, out, progress};
 use crate::config::{Config, SinkUrl};
 use crate::embed::{self, Choice};
@@ -67,10 +69,20 @@ fn in_use(config: &Config, needed: Needed) -> Vec<String> {
         Some(SinkUrl::Edge(path)) if needed.vectors && config.embed != Choice::Off => {
             // What cannot be read now is said when the directory is opened.
             let models = vectors::models_at(path).unwrap_or_default();
-            models.iter().filter_map(|identity| embed::of_identity(identity)?.model().map(str::to_owned)).collect()
+            models.iter().filter_map(|identity| embed::of_identity(identity)?.0.model().map(str::to_owned)).collect()
         }
         _ => Vec::new(),
     }
+}
+
+/// The directory of a model's files, fetched if they are not here.
+pub(super) fn model(global: &Global, config: Option<&Config>, name: &str) -> Result<PathBuf, FetchError> {
+    let mut options = Options::from_env();
+    if let Some(config) = config {
+        options = with_config(options, config);
+    }
+    options.offline |= global.offline;
+    Ok(get(&Wanted { library: false, model: Some(name.to_owned()) }, &options)?.model_dir.unwrap_or_default())
 }
 
 fn with_config(mut options: Options, config: &Config) -> Options {

@@ -3,6 +3,7 @@
 
 mod ask;
 mod demo;
+mod embed;
 mod fetch;
 mod progress;
 mod reembed;
@@ -107,6 +108,11 @@ enum Command {
         /// A statement in Cypher.
         cypher: String,
     },
+    /// Make vectors of texts: one JSON string a line in, one vector a line out, in the same order.
+    #[command(
+        after_help = "Examples:\n  echo '\"a machine takes the place of a woman\"' | distributary embed --prompt query\n  distributary embed --precision f32 --format npy --stats < texts.jsonl > vectors.npy"
+    )]
+    Embed(embed::EmbedArgs),
     /// Find the nearest texts of a collection.
     #[command(
         after_help = "Examples:\n  distributary search 'a machine takes the place of a woman'\n  distributary search --collection people --top 3 'pioneer of animation'\n  distributary search --where kind=movie --where year=1927 'city of the future'"
@@ -166,6 +172,7 @@ async fn dispatch(cli: &Cli) -> Outcome {
         Command::Verify => run::verify(global).await,
         Command::Sql { sql } => ask::sql(global, sql).await,
         Command::Cypher { cypher } => ask::cypher(global, cypher).await,
+        Command::Embed(args) => embed::embed(global, args),
         Command::Search(args) => ask::search(global, args).await,
         Command::Schema { of } => {
             let schema = if of == "config" { crate::config::json_schema() } else { crate::mapping::MappingFile::json_schema() };
@@ -183,7 +190,7 @@ fn code_of(error: &(dyn Error + Send + Sync + 'static)) -> u8 {
             crate::sinks::Class::Permanent => BAD_INPUT,
             crate::sinks::Class::Stop => STOPPED,
         },
-        Some(OpenError::Changes(error)) if error.is_gap() => STOPPED,
+        Some(OpenError::Changes(error)) if error.needs_decision() => STOPPED,
         Some(OpenError::Quarantine(_) | OpenError::Runtime(_) | OpenError::Fetch(_)) => PARTIAL,
         Some(_) => BAD_INPUT,
         None if error.is::<crate::config::ConfigError>() => BAD_INPUT,

@@ -7,7 +7,7 @@ use clap::Args;
 use clap::builder::BoolishValueParser;
 
 use super::{BAD_INPUT, DONE, Global, Outcome, PARTIAL, STOPPED, fetch, note, out, progress, run, show};
-use crate::embed::Choice;
+use crate::embed::{Choice, Precision};
 use crate::report::{ReembedReport, ReembedState};
 use crate::sync::{self, Gate, OpenError, Options, Reembed, Setup};
 
@@ -20,10 +20,13 @@ pub(super) struct ReembedArgs {
     #[arg(long, env = "DISTRIBUTARY_COLLECTION")]
     collection: String,
     /// The model: a value of `embed`. Without it that of the configuration.
-    #[arg(long, env = "DISTRIBUTARY_MODEL", conflicts_with_all = ["rollback", "drop_old", "abandon"])]
+    #[arg(long, env = "DISTRIBUTARY_REEMBED_MODEL", conflicts_with_all = ["rollback", "drop_old", "abandon"])]
     model: Option<Choice>,
+    /// What it computes in: f32, bf16 or int8. Without it the configuration's.
+    #[arg(long, env = "DISTRIBUTARY_PRECISION")]
+    precision: Option<Precision>,
     /// Say what it would take, and do nothing.
-    #[arg(long, env = "DISTRIBUTARY_PLAN", value_parser = BoolishValueParser::new(), conflicts_with_all = ["rollback", "drop_old", "abandon"])]
+    #[arg(long, env = "DISTRIBUTARY_REEMBED_PLAN", value_parser = BoolishValueParser::new(), conflicts_with_all = ["rollback", "drop_old", "abandon"])]
     plan: bool,
     /// Questions, one a line: ask both models before the swap, and refuse it when too few of the ten nearest are the same.
     #[arg(long, env = "DISTRIBUTARY_GATE", value_name = "FILE", conflicts_with_all = ["rollback", "drop_old", "abandon", "plan"])]
@@ -57,10 +60,11 @@ pub(super) async fn reembed(global: &Global, args: &ReembedArgs) -> Outcome {
     };
     let config = global.config()?;
     let choice = args.model.clone().unwrap_or_else(|| config.embed.clone());
+    let precision = args.precision.unwrap_or(config.precision);
     let needed = sync::Needed { clickhouse: false, graph: false, vectors: true };
     let files = fetch::needed_with(&config, needed, Some(&choice)).map_err(OpenError::from)?;
     let setup = Setup::open_giving_way(config, &files).await?;
-    let done = work(global, args, &setup, Reembed { collection: args.collection.clone(), choice, gate }).await;
+    let done = work(global, args, &setup, Reembed { collection: args.collection.clone(), choice, precision, gate }).await;
     let closed = setup.close().await;
     let code = done?;
     closed.map_err(OpenError::from)?;

@@ -59,7 +59,7 @@ impl Embedder for HashEmbedder {
         self.dimensions
     }
 
-    fn tokens(&self, text: &str) -> Result<usize, EmbedError> {
+    fn count_tokens(&self, text: &str) -> Result<usize, EmbedError> {
         Ok(text.split_whitespace().count())
     }
 

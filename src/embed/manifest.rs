@@ -3,6 +3,7 @@
 
 use std::collections::BTreeMap;
 
+use kernels::Precision;
 use serde::Deserialize;
 use sha2::{Digest, Sha256};
 
@@ -60,6 +61,8 @@ pub enum Architecture {
 pub enum Pooling {
     /// Their mean, special tokens included, padding left out.
     Mean,
+    /// The first, of the token `[CLS]`.
+    Cls,
 }
 
 /// What is put before texts, for models that were trained so.
@@ -150,16 +153,18 @@ impl Manifest {
         if self.max_tokens < 16 || self.overlap_tokens > self.max_tokens / 4 {
             return Err("max_tokens must be at least 16 and overlap_tokens at most a quarter of it".to_owned());
         }
-        if !self.prompts.document.is_empty() || !self.prompts.query.is_empty() {
-            return Err("prompts: models that need a prompt are not supported yet; leave both empty".to_owned());
+        // A prompt takes its tokens from the text's.
+        if self.prompts.document.len().max(self.prompts.query.len()) > self.max_tokens / 4 {
+            return Err("prompts: a prompt has at most a quarter as many bytes as max_tokens".to_owned());
         }
         Ok(())
     }
 
     /// The model's name and eight hexadecimal digits of a digest over everything that changes a vector or what gets one: the
-    /// files' digests, pooling, normalisation, limits and prompts. Where the files came from is no part of it.
+    /// files' digests, pooling, normalisation, limits and prompts; behind it a precision other than `f32`. Where the files came from
+    /// is no part of it, nor is the kernel: those of one precision differ by the order of sums alone.
     #[must_use]
-    pub fn identity(&self) -> String {
+    pub fn identity(&self, precision: Precision) -> String {
         let mut digest = Sha256::new();
         let mut part = |text: &str| {
             digest.update((text.len() as u64).to_le_bytes());
@@ -175,7 +180,8 @@ impl Manifest {
             part(&pin.sha256);
         }
         let digest = digest.finalize();
-        format!("{}@{:02x}{:02x}{:02x}{:02x}", self.name, digest[0], digest[1], digest[2], digest[3])
+        let short = if precision == Precision::F32 { String::new() } else { format!("-{}", precision.name()) };
+        format!("{}@{:02x}{:02x}{:02x}{:02x}{short}", self.name, digest[0], digest[1], digest[2], digest[3])
     }
 }
 
@@ -201,16 +207,17 @@ mod tests {
     #[test]
     fn identity_follows_what_changes_a_vector_and_nothing_else() {
         let manifest = builtin(DEFAULT_MODEL).unwrap();
-        let identity = manifest.identity();
+        let identity = manifest.identity(Precision::F32);
         assert_eq!(identity.split_once('@').unwrap().1.len(), 8);
-        assert_eq!(identity, Manifest::parse("m", &format!("# a comment\n{}", text())).unwrap().identity());
+        assert_eq!(identity, Manifest::parse("m", &format!("# a comment\n{}", text())).unwrap().identity(Precision::F32));
 
         let change = |edit: fn(&mut Manifest)| {
             let mut other = manifest.clone();
             edit(&mut other);
-            other.identity()
+            other.identity(Precision::F32)
         };
         assert_eq!(identity, change(|m| m.package.version = "9".to_owned()));
+        assert_eq!(manifest.identity(Precision::Bf16), format!("{identity}-bf16"));
         assert_ne!(identity, change(|m| m.max_tokens = 128));
         assert_ne!(identity, change(|m| m.overlap_tokens = 16));
         assert_ne!(identity, change(|m| m.normalize = false));
@@ -228,7 +235,7 @@ mod tests {
             ("dimensions: 384", "dimensions: 0", "dimensions"),
             ("max_tokens: 256", "max_tokens: 8", "max_tokens"),
             ("overlap_tokens: 32", "overlap_tokens: 200", "overlap_tokens"),
-            ("query: \"\"", "query: \"query: \"", "prompts"),
+            ("query: \"\"", "query: \"0123456789012345678901234567890123456789012345678901234567890123456789\"", "prompts"),
             ("  config.json:", "  ../config.json:", "config.json"),
             ("953f9c0d", "953F9C0D", "sha256"),
             ("name: all-MiniLM-L6-v2", "name: a/b", "a/b"),

@@ -253,7 +253,7 @@ mod tests {
 
     #[tokio::test]
     async fn the_worker_cuts_the_same() {
-        let worker = super::super::worker(&super::super::Choice::Hash, None).unwrap().unwrap();
+        let worker = super::super::worker(&super::super::Choice::Hash, super::super::DEFAULT_PRECISION, None).unwrap().unwrap();
         let long = "word ".repeat(700);
         let input = rows(&[Some("a"), None, Some(&long)]);
         let made = cut(&worker, &target(), &input).await.unwrap();

@@ -16,9 +16,16 @@ type Made = Result<Box<dyn Embedder>, EmbedError>;
 type Answer<T> = oneshot::Sender<Result<T, EmbedError>>;
 
 enum Request {
-    Embed(Vec<String>, Answer<Vec<Vec<f32>>>),
+    Embed(Vec<String>, Kind, Answer<Vec<Vec<f32>>>),
     Chunk(Vec<String>, Answer<Vec<Vec<Range<usize>>>>),
     Tokens(Vec<String>, Answer<u64>),
+}
+
+/// What the texts are for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Kind {
+    Stored,
+    Query,
 }
 
 /// The way to an embedder that lives on its own thread. The thread ends when the worker is dropped.
@@ -64,7 +71,18 @@ impl Worker {
         if texts.is_empty() {
             return Ok(Vec::new());
         }
-        self.ask(|answer| Request::Embed(texts, answer)).await
+        self.ask(|answer| Request::Embed(texts, Kind::Stored, answer)).await
+    }
+
+    /// As [`Worker::embed`], for texts that are looked for: see [`Embedder::embed_queries`].
+    ///
+    /// # Errors
+    /// As [`Worker::embed`].
+    pub async fn embed_queries(&self, texts: Vec<String>) -> Result<Vec<Vec<f32>>, EmbedError> {
+        if texts.is_empty() {
+            return Ok(Vec::new());
+        }
+        self.ask(|answer| Request::Embed(texts, Kind::Query, answer)).await
     }
 
     /// The pieces of each text, in the same order: see [`Embedder::chunk`].
@@ -78,7 +96,7 @@ impl Worker {
         self.ask(|answer| Request::Chunk(texts, answer)).await
     }
 
-    /// How many tokens these texts are together: see [`Embedder::tokens`].
+    /// How many tokens these texts are together: see [`Embedder::count_tokens`].
     ///
     /// # Errors
     /// As [`Worker::embed`].
@@ -107,11 +125,11 @@ fn serve(mut state: State, mut queue: mpsc::Receiver<Request>) {
     while let Some(request) = queue.blocking_recv() {
         // Nobody waits for the answer of a request that was cancelled.
         match request {
-            Request::Embed(_, answer) if answer.is_closed() => {}
+            Request::Embed(_, _, answer) if answer.is_closed() => {}
             Request::Chunk(_, answer) if answer.is_closed() => {}
             Request::Tokens(_, answer) if answer.is_closed() => {}
-            Request::Embed(texts, answer) => {
-                let done = work(&mut state, |embedder| embed_once(embedder, &texts));
+            Request::Embed(texts, kind, answer) => {
+                let done = work(&mut state, |embedder| embed_once(embedder, &texts, kind));
                 drop(answer.send(done));
             }
             Request::Chunk(texts, answer) => {
@@ -119,8 +137,9 @@ fn serve(mut state: State, mut queue: mpsc::Receiver<Request>) {
                 drop(answer.send(done));
             }
             Request::Tokens(texts, answer) => {
-                let sum =
-                    |embedder: &mut dyn Embedder| texts.iter().try_fold(0, |sum, text| Ok(sum + embedder.tokens(text)? as u64));
+                let sum = |embedder: &mut dyn Embedder| {
+                    texts.iter().try_fold(0, |sum, text| Ok(sum + embedder.count_tokens(text)? as u64))
+                };
                 drop(answer.send(work(&mut state, sum)));
             }
         }
@@ -157,7 +176,7 @@ fn panicked(panic: &(dyn Any + Send)) -> EmbedError {
     EmbedError::Failed(format!("the model panicked: {}", said.unwrap_or_default()))
 }
 
-fn embed_once(embedder: &mut dyn Embedder, texts: &[String]) -> Result<Vec<Vec<f32>>, EmbedError> {
+fn embed_once(embedder: &mut dyn Embedder, texts: &[String], kind: Kind) -> Result<Vec<Vec<f32>>, EmbedError> {
     let mut distinct: Vec<&str> = Vec::new();
     let mut place: HashMap<&str, usize> = HashMap::new();
     let places: Vec<usize> = texts
@@ -169,7 +188,10 @@ fn embed_once(embedder: &mut dyn Embedder, texts: &[String]) -> Result<Vec<Vec<f
             })
         })
         .collect();
-    let vectors = embedder.embed(&distinct)?;
+    let vectors = match kind {
+        Kind::Stored => embedder.embed(&distinct)?,
+        Kind::Query => embedder.embed_queries(&distinct)?,
+    };
     if vectors.len() != distinct.len() || vectors.iter().any(|v| v.len() != embedder.dimensions()) {
         return Err(EmbedError::Failed(format!("{} did not answer one vector for each text", embedder.identity())));
     }
@@ -200,8 +222,8 @@ mod tests {
             self.0.chunk(text)
         }
 
-        fn tokens(&self, text: &str) -> Result<usize, EmbedError> {
-            self.0.tokens(text)
+        fn count_tokens(&self, text: &str) -> Result<usize, EmbedError> {
+            self.0.count_tokens(text)
         }
 
         fn embed(&mut self, texts: &[&str]) -> Result<Vec<Vec<f32>>, EmbedError> {

@@ -6,7 +6,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
-use datafusion::common::tree_node::{TreeNode, TreeNodeRecursion};
+use datafusion::execution::SessionState;
 use datafusion::logical_expr::LogicalPlan;
 use datafusion::prelude::SessionContext;
 use datafusion::sql::sqlparser::ast;
@@ -14,6 +14,7 @@ use datafusion::sql::sqlparser::ast;
 use super::file::{MappingFile, Place, PointsEntry, RelationshipEntry, RowsEntry, TableEntry};
 use super::names::{IDENTIFIER, check_names, is_identifier, label_keys};
 use super::project::{Projection, Query, Slot, session};
+use super::reads;
 use super::target::{Dimension, End, Shape, Target};
 use super::{MappingError, rowlocal};
 use crate::rows;
@@ -87,22 +88,15 @@ async fn compile_table(
     if drafts.is_empty() {
         return Err(refuse("it has no projection under `clickhouse`, `graph` or `vectors`".to_owned()));
     }
-    // First against the whole table, to see what is read; then against that alone, which is all that will be given.
     let mut used: BTreeSet<String> = entry.key.iter().cloned().collect();
-    let mut reads: Vec<Vec<String>> = Vec::new();
-    for draft in &drafts {
-        let (_, plan, context) = plan(draft, name, schema).await?;
-        rowlocal::check(&plan).map_err(|message| MappingError::Refused { place: draft.place.clone(), message })?;
-        let of_draft = columns_read(&plan, &context, draft)?;
-        used.extend(of_draft.iter().cloned());
-        reads.push(of_draft.into_iter().collect());
+    let mut projections = Vec::new();
+    for draft in drafts {
+        let projection = projection(draft, name, &entry.key, schema).await?;
+        used.extend(projection.reads().iter().filter_map(|path| path.first().cloned()));
+        projections.push(Arc::new(projection));
     }
     let narrow: Vec<Arc<Field>> = schema.fields().iter().filter(|f| used.contains(f.name())).cloned().collect();
     let narrow: SchemaRef = Arc::new(Schema::new(narrow));
-    let mut projections = Vec::new();
-    for (draft, reads) in drafts.into_iter().zip(reads) {
-        projections.push(Arc::new(projection(draft, name, &entry.key, &narrow, reads).await?));
-    }
     Ok(CompiledTable {
         key: entry.key.clone(),
         columns: narrow.fields().iter().map(|f| f.name().clone()).collect(),
@@ -194,12 +188,16 @@ fn points_draft<'a>(name: &'a str, entry: &'a PointsEntry, place: Place, strict:
     }
 }
 
-/// Parses and plans a draft's SQL. Answers its normalised text, the plan and the session it was planned in.
-async fn plan(
-    draft: &Draft<'_>,
-    table: &str,
-    schema: &SchemaRef,
-) -> Result<(String, LogicalPlan, (SessionContext, Arc<Slot>)), MappingError> {
+/// A draft's SQL, normalised and planned, and the session that it was planned in.
+struct Planned {
+    text: String,
+    plan: LogicalPlan,
+    context: SessionContext,
+    state: SessionState,
+    slot: Arc<Slot>,
+}
+
+async fn plan(draft: &Draft<'_>, table: &str, schema: &SchemaRef) -> Result<Planned, MappingError> {
     let refuse = |message: String| MappingError::Refused { place: draft.place.clone(), message };
     let engine = |source| MappingError::Engine { place: draft.place.clone(), source };
     let (context, slot) = session(table, schema).map_err(engine)?;
@@ -217,7 +215,7 @@ async fn plan(
     }
     let text = query.to_string();
     let plan = state.statement_to_plan(statement).await.map_err(|e| refuse(planning_message(&e, table)))?;
-    Ok((text, plan, (context, slot)))
+    Ok(Planned { text, plan, context, state, slot })
 }
 
 fn make_casts_strict(query: &mut ast::Statement) {
@@ -231,38 +229,23 @@ fn make_casts_strict(query: &mut ast::Statement) {
     });
 }
 
-fn columns_read(
-    plan: &LogicalPlan,
-    context: &(SessionContext, Arc<Slot>),
-    draft: &Draft<'_>,
-) -> Result<BTreeSet<String>, MappingError> {
-    let optimised =
-        context.0.state().optimize(plan).map_err(|source| MappingError::Engine { place: draft.place.clone(), source })?;
-    let mut used = BTreeSet::new();
-    let _ = optimised.apply(|node| {
-        if let LogicalPlan::TableScan(scan) = node {
-            used.extend(scan.projected_schema.fields().iter().map(|f| f.name().clone()));
-        }
-        Ok(TreeNodeRecursion::Continue)
-    });
-    Ok(used)
-}
-
 async fn projection(
     draft: Draft<'_>,
     table: &str,
     silver_key: &[String],
     schema: &SchemaRef,
-    reads: Vec<String>,
 ) -> Result<Projection, MappingError> {
     let refuse = |message: String| MappingError::Refused { place: draft.place.clone(), message };
     let engine = |source| MappingError::Engine { place: draft.place.clone(), source };
-    let (text, plan, (context, slot)) = plan(&draft, table, schema).await?;
+    let Planned { text, plan, context, state, slot } = plan(&draft, table, schema).await?;
+    rowlocal::check(&plan).map_err(refuse)?;
+    let optimised = state.optimize(&plan).map_err(engine)?;
+    let reads = reads::reads(&optimised, table);
     let output = target_schema(plan.schema().as_arrow(), &draft.key).map_err(refuse)?;
     let record_key = record_key(&draft, silver_key, &plan, &output).map_err(refuse)?;
     check_columns(&draft, &output).map_err(refuse)?;
     let fingerprint = fingerprint(&[&text, &draft.key.join(","), &format!("{:?}", draft.shape), &schema_text(&output)]);
-    let physical = context.state().create_physical_plan(&plan).await.map_err(engine)?;
+    let physical = state.query_planner().create_physical_plan(&optimised, &state).await.map_err(engine)?;
     let target = Target {
         table: table.to_owned(),
         name: draft.name.to_owned(),

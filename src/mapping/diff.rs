@@ -2,44 +2,49 @@
 
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;
-use std::sync::OnceLock;
+use std::hash::{BuildHasherDefault, Hasher};
 
 use arrow::array::{Array, ArrayRef, RecordBatch, UInt32Array};
 use arrow::compute::take_record_batch;
 use arrow::error::ArrowError;
 use xxhash_rust::xxh3::xxh3_128;
 
-use crate::rows::{Encoder, Rows};
+use crate::rows::{Encoder, Equality, Rows};
 
 /// Rows of which no two have one key.
 #[derive(Debug)]
 pub struct Indexed {
     rows: RecordBatch,
     keys: Rows,
-    contents: Contents,
-    positions: HashMap<u128, u32>,
+    /// The columns that are compared.
+    contents: Vec<ArrayRef>,
+    positions: Positions,
 }
 
-/// What rows hold apart from ignored columns, encoded when two rows are first compared: most rows of a first sync never are.
-#[derive(Debug)]
-struct Contents {
-    columns: Vec<ArrayRef>,
-    rows: usize,
-    encoded: OnceLock<Rows>,
-}
+/// Key digests are as good as random, so they need no hashing to find their place.
+#[derive(Debug, Default, Clone, Copy)]
+struct Digest(u64);
 
-impl Contents {
-    fn new(rows: &RecordBatch, ignored: &[&str]) -> Self {
-        Self { columns: content_columns(rows, ignored), rows: rows.num_rows(), encoded: OnceLock::new() }
+impl Hasher for Digest {
+    fn finish(&self) -> u64 {
+        self.0
     }
 
-    fn encoded(&self) -> Result<&Rows, ArrowError> {
-        if let Some(encoded) = self.encoded.get() {
-            return Ok(encoded);
+    fn write(&mut self, bytes: &[u8]) {
+        for chunk in bytes.chunks(8) {
+            let mut word = [0; 8];
+            word[..chunk.len()].copy_from_slice(chunk);
+            self.0 ^= u64::from_ne_bytes(word);
         }
-        let encoded = encode(&self.columns, self.rows)?;
-        Ok(self.encoded.get_or_init(|| encoded))
     }
+}
+
+type Positions = HashMap<u128, u32, BuildHasherDefault<Digest>>;
+
+/// Whether rows of one batch hold the same as rows of another in all columns. Made when two rows are first compared: most rows of a
+/// first sync never are.
+fn same(left: &[ArrayRef], right: &[ArrayRef]) -> Result<Vec<Equality>, ArrowError> {
+    left.iter().zip(right).map(|(left, right)| Equality::new(left, right)).collect()
 }
 
 /// A row that cannot stand beside the others.
@@ -75,11 +80,12 @@ impl Indexed {
     pub fn new(rows: &RecordBatch, key: &[String], ignored: &[&str]) -> Result<(Self, Vec<KeyFault>), ArrowError> {
         let key_columns = columns(rows, key)?;
         let keys = encode(&key_columns, rows.num_rows())?;
-        let contents = Contents::new(rows, ignored);
+        let contents = content_columns(rows, ignored);
         let mut faults = null_keys(key, &key_columns, rows.num_rows());
         let mut out: Vec<bool> = vec![false; rows.num_rows()];
         faults.iter().for_each(|fault| out[fault.row] = true);
-        let mut positions: HashMap<u128, u32> = HashMap::with_capacity(rows.num_rows());
+        let mut positions = Positions::with_capacity_and_hasher(rows.num_rows(), BuildHasherDefault::default());
+        let mut alike: Option<Vec<Equality>> = None;
         for row in 0..rows.num_rows() {
             if out[row] {
                 continue;
@@ -89,9 +95,13 @@ impl Indexed {
                     entry.insert(index(row)?);
                 }
                 Entry::Occupied(entry) => {
-                    let (earlier, contents) = (*entry.get() as usize, contents.encoded()?);
+                    let earlier = *entry.get() as usize;
+                    let alike = match &alike {
+                        Some(alike) => alike,
+                        None => alike.insert(same(&contents, &contents)?),
+                    };
                     out[row] = true;
-                    if contents.row(row) != contents.row(earlier) {
+                    if !alike.iter().all(|column| column.equal(row, earlier)) {
                         out[earlier] = true;
                         let message = format!("two different rows have one key ({})", key.join(", "));
                         faults.push(KeyFault { row, reason: "conflicting_rows", message });
@@ -112,8 +122,8 @@ impl Indexed {
     /// When a key column is missing or a type cannot be compared.
     pub fn distinct(rows: &RecordBatch, key: &[String], ignored: &[&str]) -> Result<Self, ArrowError> {
         let keys = encode(&columns(rows, key)?, rows.num_rows())?;
-        let contents = Contents::new(rows, ignored);
-        let mut positions = HashMap::with_capacity(rows.num_rows());
+        let contents = content_columns(rows, ignored);
+        let mut positions = Positions::with_capacity_and_hasher(rows.num_rows(), BuildHasherDefault::default());
         for row in 0..rows.num_rows() {
             positions.insert(xxh3_128(keys.row(row).as_ref()), index(row)?);
         }
@@ -137,15 +147,20 @@ impl Indexed {
 /// When a type cannot be compared.
 pub fn diff(before: &Indexed, after: &Indexed) -> Result<Difference, ArrowError> {
     let mut difference = Difference::default();
+    let mut alike: Option<Vec<Equality>> = None;
     for (position, key) in (0u32..).zip(after.keys.iter()) {
-        match before.position(key.as_ref()) {
-            None => difference.inserted.push(position),
-            Some(earlier)
-                if before.contents.encoded()?.row(earlier as usize) == after.contents.encoded()?.row(position as usize) =>
-            {
-                difference.unchanged += 1;
-            }
-            Some(earlier) => difference.updated.push((earlier, position)),
+        let Some(earlier) = before.position(key.as_ref()) else {
+            difference.inserted.push(position);
+            continue;
+        };
+        let alike = match &alike {
+            Some(alike) => alike,
+            None => alike.insert(same(&before.contents, &after.contents)?),
+        };
+        if alike.iter().all(|column| column.equal(earlier as usize, position as usize)) {
+            difference.unchanged += 1;
+        } else {
+            difference.updated.push((earlier, position));
         }
     }
     for (position, key) in (0u32..).zip(before.keys.iter()) {

@@ -10,6 +10,7 @@ pub mod diff;
 pub mod file;
 mod names;
 pub mod project;
+mod reads;
 mod rowlocal;
 pub mod target;
 
@@ -18,6 +19,7 @@ use std::path::PathBuf;
 pub use compile::{Compiled, compile};
 pub use file::{MappingFile, Place};
 pub use project::{Projection, RowFault};
+pub use reads::FieldPath;
 
 /// Why a mapping cannot be used.
 #[derive(Debug, thiserror::Error)]

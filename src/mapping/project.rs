@@ -16,6 +16,7 @@ use datafusion::physical_plan::{ExecutionPlan, collect};
 use datafusion::prelude::{SessionConfig, SessionContext};
 
 use super::file::Place;
+use super::reads::FieldPath;
 use super::target::Target;
 use crate::rows;
 
@@ -25,7 +26,7 @@ pub struct Projection {
     place: Place,
     silver_key: Vec<String>,
     silver_types: Vec<DataType>,
-    reads: Vec<String>,
+    reads: Vec<FieldPath>,
     plan: Arc<dyn ExecutionPlan>,
     query: Query,
     running: tokio::sync::Mutex<()>,
@@ -98,7 +99,7 @@ impl Projection {
         target: Arc<Target>,
         place: Place,
         (silver_key, silver_types): (Vec<String>, Vec<DataType>),
-        reads: Vec<String>,
+        reads: Vec<FieldPath>,
         plan: Arc<dyn ExecutionPlan>,
         query: Query,
     ) -> Self {
@@ -118,9 +119,9 @@ impl Projection {
         &self.place
     }
 
-    /// The Silver columns that the query reads: records that are equal in these make equal rows.
+    /// What the query reads of a Silver record: records that are equal in this make equal rows.
     #[must_use]
-    pub fn reads(&self) -> &[String] {
+    pub fn reads(&self) -> &[FieldPath] {
         &self.reads
     }
 
@@ -186,8 +187,10 @@ impl Projection {
 
     async fn collect(&self, plan: &Arc<dyn ExecutionPlan>, records: &RecordBatch) -> Result<Vec<RecordBatch>, DataFusionError> {
         let slot = &self.query.slot.records;
+        // The plan was made for the whole table and reads no more of it than it needs.
+        let records = rows::cast_batch(records, &self.query.slot.schema)?;
         let _one_at_a_time = self.running.lock().await;
-        *slot.lock().unwrap_or_else(PoisonError::into_inner) = Some(records.clone());
+        *slot.lock().unwrap_or_else(PoisonError::into_inner) = Some(records);
         let result = collect(plan.clone(), self.query.context.task_ctx()).await;
         *slot.lock().unwrap_or_else(PoisonError::into_inner) = None;
         result

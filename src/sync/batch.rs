@@ -1,18 +1,16 @@
-//! A batch of net changes as all lanes of a table see it: which records are there before and after, and in which columns they are
-//! equal, found out once for all lanes. A lane leaves alone the records that are equal in all that its query reads.
+//! A batch of net changes as all lanes of a table see it: which records are there before and after, and in which columns and fields
+//! they are equal, found out once for all lanes. A lane leaves alone the records that are equal in all that its query reads.
 
-use std::cmp::Ordering;
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
 
-use arrow::array::{ArrayRef, RecordBatch, UInt32Array, make_comparator};
-use arrow::compute::kernels::cmp::not_distinct;
-use arrow::compute::{SortOptions, take};
+use arrow::array::{Array, ArrayRef, AsArray, RecordBatch};
 use arrow::error::ArrowError;
 
 use crate::changes::ChangeBatch;
-use crate::mapping::Projection;
 use crate::mapping::diff::{columns, encode};
+use crate::mapping::{FieldPath, Projection};
+use crate::rows::Equality;
 
 /// Net changes and what lanes have found out about them.
 #[derive(Debug)]
@@ -20,11 +18,11 @@ pub(super) struct Batch {
     pub(super) changes: ChangeBatch,
     /// Rows of `before` and of `after` that are the same record.
     pairs: Vec<(u32, u32)>,
-    /// For each column that some lane asked for: which pairs are equal in it.
-    equal: Mutex<HashMap<String, Arc<Vec<bool>>>>,
+    /// For each place that some lane asked for: which pairs are equal there.
+    equal: Mutex<HashMap<FieldPath, Arc<Vec<bool>>>>,
 }
 
-/// The records of a batch that are equal before and after in some columns: for each row of `before` and of `after`, whether it is one.
+/// The records of a batch that are equal before and after in some places: for each row of `before` and of `after`, whether it is one.
 #[derive(Debug)]
 pub(super) struct Equal {
     pub(super) before: Vec<bool>,
@@ -44,13 +42,13 @@ impl Batch {
         Ok(Self { changes, pairs, equal: Mutex::default() })
     }
 
-    /// The records that are equal in all of these columns; none when they are the smaller part, because to set them apart costs more
+    /// The records that are equal in all of these places; none when they are the smaller part, because to set them apart costs more
     /// than to compare what they make.
-    pub(super) fn equal_in(&self, names: &[String]) -> Result<Option<Equal>, ArrowError> {
+    pub(super) fn equal_in(&self, paths: &[FieldPath]) -> Result<Option<Equal>, ArrowError> {
         let mut equal = vec![true; self.pairs.len()];
-        for name in names {
-            let of_column = self.equal_in_one(name)?;
-            equal.iter_mut().zip(of_column.iter()).for_each(|(all, one)| *all &= one);
+        for path in paths {
+            let of_path = self.equal_in_one(path)?;
+            equal.iter_mut().zip(of_path.iter()).for_each(|(all, one)| *all &= one);
         }
         if 2 * equal.iter().filter(|equal| **equal).count() <= equal.len() {
             return Ok(None);
@@ -64,31 +62,35 @@ impl Batch {
         Ok(Some(found))
     }
 
-    fn equal_in_one(&self, name: &str) -> Result<Arc<Vec<bool>>, ArrowError> {
+    fn equal_in_one(&self, path: &FieldPath) -> Result<Arc<Vec<bool>>, ArrowError> {
         // Held while comparing: what one lane asks for, the next one asks for too.
         let mut known = self.equal.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(equal) = known.get(name) {
+        if let Some(equal) = known.get(path) {
             return Ok(equal.clone());
         }
-        let of = |records: &RecordBatch| Ok::<_, ArrowError>(columns(records, &[name.to_owned()])?.remove(0));
-        let equal = Arc::new(equal_rows(&of(&self.changes.before)?, &of(&self.changes.after)?, &self.pairs)?);
-        known.insert(name.to_owned(), equal.clone());
+        let equal = Arc::new(equal_at(&self.changes.before, &self.changes.after, path, &self.pairs)?);
+        known.insert(path.clone(), equal.clone());
         Ok(equal)
     }
 }
 
-/// Whether the values of each pair are equal. Two that are equal by value and differ in bytes (two NaN, two zeros, maps in another
-/// order) may be found different: then their rows are compared later, as values.
-fn equal_rows(before: &ArrayRef, after: &ArrayRef, pairs: &[(u32, u32)]) -> Result<Vec<bool>, ArrowError> {
-    if before.data_type().is_nested() {
-        if let Ok(compare) = make_comparator(before, after, SortOptions::default()) {
-            return Ok(pairs.iter().map(|(b, a)| compare(*b as usize, *a as usize) == Ordering::Equal).collect());
-        }
-        let (before, after) =
-            (encode(std::slice::from_ref(before), before.len())?, encode(std::slice::from_ref(after), after.len())?);
-        return Ok(pairs.iter().map(|(b, a)| before.row(*b as usize) == after.row(*a as usize)).collect());
+/// Whether the values at a place are equal in each pair of rows, and all structs on the way there are or all are null.
+fn equal_at(before: &RecordBatch, after: &RecordBatch, path: &[String], pairs: &[(u32, u32)]) -> Result<Vec<bool>, ArrowError> {
+    let Some((column, fields)) = path.split_first() else { return Ok(vec![true; pairs.len()]) };
+    let of = |records: &RecordBatch| Ok::<_, ArrowError>(columns(records, std::slice::from_ref(column))?.remove(0));
+    let (mut before, mut after) = (of(before)?, of(after)?);
+    let mut structs = Vec::new();
+    for field in fields {
+        let inner = |array: &ArrayRef| array.as_struct_opt()?.column_by_name(field).cloned();
+        // What is no struct is compared whole.
+        let (Some(inner_before), Some(inner_after)) = (inner(&before), inner(&after)) else { break };
+        structs.push((before, after));
+        (before, after) = (inner_before, inner_after);
     }
-    let before = take(before, &UInt32Array::from_iter_values(pairs.iter().map(|(b, _)| *b)), None)?;
-    let after = take(after, &UInt32Array::from_iter_values(pairs.iter().map(|(_, a)| *a)), None)?;
-    Ok(not_distinct(&before, &after)?.values().iter().collect())
+    let values = Equality::new(&before, &after)?;
+    let equal = pairs.iter().map(|(b, a)| {
+        let (b, a) = (*b as usize, *a as usize);
+        structs.iter().all(|(before, after)| before.is_null(b) == after.is_null(a)) && values.equal(b, a)
+    });
+    Ok(equal.collect())
 }

@@ -7,7 +7,7 @@ use std::time::Instant;
 use datafusion::execution::runtime_env::RuntimeEnv;
 
 use super::OpenError;
-use crate::changes::{ChangesError, OnGap, Table, TableOptions};
+use crate::changes::{ChangesError, OnGap, Table, TableOptions, newest_commit};
 use crate::config::{self, Config, MissingTables, shown};
 use crate::mapping::{Compiled, MappingFile, compile};
 use crate::sinks::Sink;
@@ -94,15 +94,15 @@ impl Lake<'_> {
         Ok(Opened { began: tables.began, tables: narrow, missing: tables.missing, failed: tables.failed, mapping })
     }
 
-    /// Wakes the sinks of which a lane is not where its table is.
-    pub(super) async fn wake(self, sinks: &[Arc<dyn Sink>], tables: &Tables) {
+    /// Wakes the sinks of which a lane is not where its table is. What is not known of a table is no reason to wake.
+    async fn wake(self, sinks: &[Arc<dyn Sink>], version: impl Fn(&str) -> Option<i64>) {
         for sink in sinks {
             // What cannot be read now is read again, and reported, when the lanes are made.
             let checkpoints = sink.checkpoints().await.unwrap_or_default();
             let rests = |(name, target): (&String, &str)| {
                 let checkpoint = checkpoints.iter().find(|c| c.lane.table == *name && c.lane.target == target);
                 let done = checkpoint.filter(|c| c.pending.is_none()).and_then(|c| c.version);
-                tables.tables.get(name).is_none_or(|table| done == Some(table.version()))
+                version(name).is_none_or(|version| done == Some(version))
             };
             let entries =
                 self.mapping.tables.iter().flat_map(|(name, entry)| entry.targets().into_iter().map(move |t| (name, t)));
@@ -111,6 +111,16 @@ impl Lake<'_> {
                 sink.wake();
             }
         }
+    }
+
+    /// Wakes sinks by what the names of files in local tables' logs say, before the tables are opened.
+    pub(super) async fn wake_early(self, sinks: &[Arc<dyn Sink>]) {
+        self.wake(sinks, |name| newest_commit(&self.config.table_url(name)?)).await;
+    }
+
+    /// Wakes sinks by the versions that the tables were opened at.
+    pub(super) async fn wake_for(self, sinks: &[Arc<dyn Sink>], tables: &Tables) {
+        self.wake(sinks, |name| tables.tables.get(name).map(Table::version)).await;
     }
 }
 

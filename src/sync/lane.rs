@@ -143,7 +143,11 @@ impl Lane {
     pub(super) fn changed(&self, checkpoint: &Checkpoint) -> Option<String> {
         let name = self.id().name();
         if checkpoint.mapping_fingerprint != self.target().fingerprint {
-            return Some(format!("the projection {} is not the one that the lane {name} was filled by", self.target().name));
+            return Some(format!(
+                "the projection {} is not the one that the lane {name} was filled by: its key or SQL changed, or the type of a column \
+                 that it reads",
+                self.target().name
+            ));
         }
         None
     }

@@ -94,7 +94,7 @@ impl LaneError {
     fn stops(&self) -> bool {
         match self {
             Self::Sink(error) => error.class == Class::Stop,
-            Self::Changes(error) => error.is_gap(),
+            Self::Changes(error) => error.needs_decision(),
             Self::Stop(_) => true,
             _ => false,
         }
@@ -107,7 +107,7 @@ impl LaneError {
 /// Only when nothing could be tried: everything that concerns single lanes is in the report.
 pub async fn sync(setup: &Setup, options: &Options) -> Result<SyncReport, OpenError> {
     let tables = setup.lake().tables().await?;
-    setup.lake().wake(&setup.sinks, &tables).await;
+    setup.lake().wake_for(&setup.sinks, &tables).await;
     let opened = setup.lake().compile(tables).await?;
     sync_opened(setup, opened, options).await
 }

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, HashMap};
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
 
-use crate::embed::{self, Choice, EmbedError, Worker};
+use crate::embed::{self, Choice, EmbedError, Precision, Worker};
 
 /// What makes vectors, by the identity of what it makes. Threads are started, and weights loaded, when they are first needed.
 #[derive(Debug, Default)]
@@ -25,9 +25,9 @@ impl Models {
     ///
     /// # Errors
     /// [`EmbedError::Model`] when its files are not here.
-    pub fn make(&self, choice: &Choice) -> Result<Option<Arc<Worker>>, EmbedError> {
+    pub fn make(&self, choice: &Choice, precision: Precision) -> Result<Option<Arc<Worker>>, EmbedError> {
         let files = choice.model().and_then(|name| self.files.get(name));
-        let Some(worker) = embed::worker(choice, files.map(PathBuf::as_path))? else { return Ok(None) };
+        let Some(worker) = embed::worker(choice, precision, files.map(PathBuf::as_path))? else { return Ok(None) };
         let mut made = self.made.lock().unwrap_or_else(PoisonError::into_inner);
         Ok(Some(made.entry(worker.identity().to_owned()).or_insert_with(|| Arc::new(worker)).clone()))
     }
@@ -37,12 +37,16 @@ impl Models {
         if let Some(made) = self.made.lock().unwrap_or_else(PoisonError::into_inner).get(identity) {
             return Ok(made.clone());
         }
-        let choice = embed::of_identity(identity).ok_or_else(|| format!("this release has no model {identity}"))?;
-        self.make(&choice).map_err(|error| error.to_string())?.ok_or_else(|| format!("{identity} makes no vectors"))
+        let (choice, precision) = embed::of_identity(identity).ok_or_else(|| format!("this release has no model {identity}"))?;
+        self.make(&choice, precision).map_err(|error| error.to_string())?.ok_or_else(|| format!("{identity} makes no vectors"))
     }
 }
 
-/// How a person names the model of an identity: the value of `embed` or `--model`.
+/// How a person names the model of an identity, behind `--model`.
 pub(super) fn shown(identity: &str) -> String {
-    embed::of_identity(identity).map_or_else(|| identity.to_owned(), |choice| choice.to_string())
+    match embed::of_identity(identity) {
+        Some((choice @ Choice::Model(_), precision)) => format!("{choice} --precision {}", precision.name()),
+        Some((choice, _)) => choice.to_string(),
+        None => identity.to_owned(),
+    }
 }

@@ -144,9 +144,10 @@ impl Setup {
         let lake = Lake { config: &config, mapping: &mapping, runtime: &runtime };
         let graph = open_graph(&config, Needed::ALL).await;
         let first: Vec<Arc<dyn Sink>> = graph.iter().filter_map(|(_, opened)| opened.as_ref().ok().cloned()).collect();
+        lake.wake_early(&first).await;
         let tables = async {
             let tables = lake.tables().await?;
-            lake.wake(&first, &tables).await;
+            lake.wake_for(&first, &tables).await;
             lake.compile(tables).await
         };
         let (clickhouse, vectors, opened) = futures::join!(
@@ -207,7 +208,7 @@ impl Setup {
         nothing_read(
             table,
             "the table cannot be read",
-            targets.map(|(sink, t)| failed_target(sink, t, error, error.is_gap())).collect(),
+            targets.map(|(sink, t)| failed_target(sink, t, error, error.needs_decision())).collect(),
         )
     }
 
@@ -268,7 +269,7 @@ fn embedder(config: &Config, models: &Models, needed: Needed) -> Result<Option<A
     if config.vectors.is_none() || !needed.vectors {
         return Ok(None);
     }
-    Ok(models.make(&config.embed)?)
+    Ok(models.make(&config.embed, config.precision)?)
 }
 
 /// The sinks that opened and those that did not. One that another run holds, or that waits for a decision, stops the run; one that is

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use super::lanes::{Only, Place, Places};
 use super::points::Foreseen;
 use super::{OpenError, Options, Progress, Setup, gate, run};
-use crate::embed::{Choice, EmbedError, Worker};
+use crate::embed::{Choice, EmbedError, Precision, Worker};
 use crate::report::{Foresight, ReembedReport, ReembedState, SyncReport};
 use crate::sinks::{Class, Generation, Role, Sink, SinkError, SinkKind};
 
@@ -25,6 +25,8 @@ pub struct Reembed {
     pub collection: String,
     /// What makes its vectors from now on.
     pub choice: Choice,
+    /// What it computes in.
+    pub precision: Precision,
     /// A comparison before the new vectors are put in service.
     pub gate: Option<gate::Gate>,
 }
@@ -136,9 +138,9 @@ fn stop(message: String) -> OpenError {
     SinkError::stop(SinkKind::Vectors.name(), message).into()
 }
 
-fn worker_of(setup: &Setup, choice: &Choice) -> Result<Arc<Worker>, OpenError> {
+fn worker_of(setup: &Setup, what: &Reembed) -> Result<Arc<Worker>, OpenError> {
     let none = || EmbedError::model("off", "makes no vectors; name a model");
-    Ok(setup.models.make(choice)?.ok_or_else(none)?)
+    Ok(setup.models.make(&what.choice, what.precision)?.ok_or_else(none)?)
 }
 
 /// Makes a collection anew and puts it in service. Meanwhile the same [`Setup`] answers questions; it is not to be synced. Other processes
@@ -148,7 +150,7 @@ fn worker_of(setup: &Setup, choice: &Choice) -> Result<Arc<Worker>, OpenError> {
 /// When nothing could be tried, or a person has to decide first. What goes wrong on the way is in the report.
 pub async fn reembed(setup: &Setup, what: &Reembed, options: &Options) -> Result<ReembedReport, OpenError> {
     let subject = Subject::of(setup, &what.collection).await?;
-    let worker = worker_of(setup, &what.choice)?;
+    let worker = worker_of(setup, what)?;
     if subject.serving.model == worker.identity() {
         return Ok(subject.report(worker.identity(), ReembedState::Serving));
     }
@@ -281,7 +283,7 @@ async fn passes(
 /// As [`reembed`].
 pub async fn foresee(setup: &Setup, what: &Reembed, options: &Options) -> Result<Foresight, OpenError> {
     let subject = Subject::of(setup, &what.collection).await?;
-    let worker = worker_of(setup, &what.choice)?;
+    let worker = worker_of(setup, what)?;
     let mut foresight = Foresight::new(&what.collection, &subject.serving.model, worker.identity());
     if subject.serving.model == worker.identity() {
         return Ok(foresight);

@@ -90,5 +90,5 @@ pub(super) async fn ask(place: &Place, question: &Question) -> Result<Vec<Map<St
 async fn vector_of(embedder: &Worker, words: &str) -> Result<Vec<f32>, SearchError> {
     let pieces = embedder.chunk(vec![words.to_owned()]).await?.pop().unwrap_or_default();
     let text = pieces.first().and_then(|piece| words.get(piece.clone())).ok_or(SearchError::Blank)?;
-    Ok(embedder.embed(vec![text.to_owned()]).await?.pop().unwrap_or_default())
+    Ok(embedder.embed_queries(vec![text.to_owned()]).await?.pop().unwrap_or_default())
 }

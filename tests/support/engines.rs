@@ -127,5 +127,5 @@ impl Bench {
 
 /// The embedder that needs no model.
 pub(crate) fn hash_embedder() -> Worker {
-    embed::worker(&Choice::Hash, None).unwrap().unwrap()
+    embed::worker(&Choice::Hash, embed::DEFAULT_PRECISION, None).unwrap().unwrap()
 }

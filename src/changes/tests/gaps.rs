@@ -213,6 +213,42 @@ async fn a_half_written_commit_is_named() {
     assert!(matches!(&error, ChangesError::CommitDamaged { version, .. } if *version == lake.version()), "{error:?}");
 }
 
+/// Adds a commit by hand.
+fn commit_by_hand(lake: &Lake, actions: &[serde_json::Value]) {
+    let lines: Vec<String> = actions.iter().map(ToString::to_string).collect();
+    std::fs::write(lake.commit_file(lake.version() + 1), lines.join("\n")).unwrap();
+}
+
+#[tokio::test]
+async fn a_table_of_a_feature_that_cannot_be_read_is_named() {
+    let features = |name: &str| serde_json::json!({"minReaderVersion": 3, "minWriterVersion": 7, "readerFeatures": [name], "writerFeatures": [name]});
+    for (protocol, named) in [
+        (features("typeWidening"), "typeWidening"),
+        (features("typeWidening-preview"), "typeWidening-preview"),
+        (features("vacuumProtocolCheck"), "vacuumProtocolCheck"),
+        (features("fancyFeature"), "fancyFeature"),
+        (features("catalogManaged"), "catalog"),
+        (serde_json::json!({"minReaderVersion": 4, "minWriterVersion": 8}), "version 4"),
+    ] {
+        let (lake, _) = two_changes(true).await;
+        commit_by_hand(&lake, &[serde_json::json!({"protocol": protocol})]);
+        let error = Table::open(lake.options(), runtime()).await.unwrap_err();
+        assert!(matches!(error, ChangesError::Unsupported { .. }) && error.needs_decision() && !error.is_gap(), "{error:?}");
+        assert!(error.to_string().contains(named) && error.to_string().contains("films"), "{error}");
+    }
+}
+
+#[tokio::test]
+async fn a_file_outside_the_table_is_named() {
+    let (lake, _) = two_changes(true).await;
+    let other = Lake::new(true).await;
+    let add = |path: String| serde_json::json!({"add": {"path": path, "partitionValues": {}, "size": 1, "modificationTime": 1, "dataChange": true}});
+    commit_by_hand(&lake, &[add(format!("file:{}/part-0.parquet", other.path()))]);
+    let error = Table::open(lake.options(), runtime()).await.unwrap_err();
+    assert!(matches!(&error, ChangesError::Elsewhere { file, .. } if file.ends_with("/part-0.parquet")), "{error:?}");
+    assert!(error.needs_decision() && !error.is_gap() && error.to_string().contains("SHALLOW CLONE"), "{error}");
+}
+
 #[tokio::test]
 async fn nothing_since_is_nothing_to_read() {
     let (lake, _) = two_changes(true).await;
@@ -348,6 +384,10 @@ async fn columns_with_other_names_in_the_files_are_read_by_difference() {
     let plan = lake.planned(start + 1).await;
     assert_eq!(plan.strategy, Strategy::Diff, "{}", plan.reason);
     assert_eq!(lake.since(start + 1).await.before, [row(1, "a", 1.0), row(2, "b", 2.0)]);
+    // From before the mapping was turned on, too.
+    let plan = lake.planned(start).await;
+    assert_eq!(plan.strategy, Strategy::Diff, "{}", plan.reason);
+    assert_eq!(lake.since(start).await.before, [row(1, "a", 1.0), row(2, "b", 2.0)]);
     // A renamed column cannot be compared with what it was.
     let renamed = mapped(&mut metadata, Some(("name", "title")));
     std::fs::write(lake.commit_file(start + 3), renamed).unwrap();

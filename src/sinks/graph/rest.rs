@@ -9,12 +9,11 @@ use std::time::UNIX_EPOCH;
 
 use serde::{Deserialize, Serialize};
 
-use crate::sinks::SinkError;
+use crate::sinks::{Class, SinkError};
 
 use super::client::{Directory, FORMAT_FILE, Grafeo, LOCK_FILE};
 use super::config::GraphOptions;
-use super::cypher::{Layout, SINK};
-use super::labels::{label_keys, with_layouts};
+use super::cypher::SINK;
 use super::sink::Graph;
 
 const NOTES_FILE: &str = "checkpoints.json";
@@ -26,16 +25,15 @@ pub(super) enum State {
         graph: Graph,
         options: GraphOptions,
     },
-    /// It was closed, or its engine did not start.
-    Gone,
+    Closed,
+    /// Its engine did not start, for this reason.
+    Failed(Class, String),
 }
 
 pub(super) struct Resting {
     directory: Directory,
     options: GraphOptions,
     notes: Notes,
-    /// Targets that were prepared meanwhile.
-    layouts: Vec<Layout>,
 }
 
 /// What is known of a graph that was closed.
@@ -50,11 +48,11 @@ struct Notes {
 impl State {
     /// Takes the graph's directory. The engine is started at once where there are no notes of it.
     pub(super) fn open(options: GraphOptions) -> Result<Self, SinkError> {
-        let Some(path) = &options.path else { return start(None, options, Vec::new()) };
+        let Some(path) = &options.path else { return start(None, options) };
         let directory = Directory::take(path)?;
         match Notes::read(directory.path()) {
-            Some(notes) => Ok(Self::Resting(Box::new(Resting { directory, options, notes, layouts: Vec::new() }))),
-            None => start(Some(directory), options, Vec::new()),
+            Some(notes) => Ok(Self::Resting(Box::new(Resting { directory, options, notes }))),
+            None => start(Some(directory), options),
         }
     }
 
@@ -69,36 +67,30 @@ impl State {
     /// The graph, its engine started.
     pub(super) fn awake(&mut self) -> Result<&mut Graph, SinkError> {
         if let Self::Resting(_) = self
-            && let Self::Resting(resting) = std::mem::replace(self, Self::Gone)
+            && let Self::Resting(resting) = std::mem::replace(self, Self::Closed)
         {
             // What is written from now on they do not know.
-            fs::remove_file(resting.directory.path().join(NOTES_FILE)).map_err(|cause| {
+            let removed = fs::remove_file(resting.directory.path().join(NOTES_FILE)).map_err(|cause| {
                 SinkError::permanent(SINK, format!("cannot remove {NOTES_FILE} from the graph's directory")).because(cause)
-            })?;
-            *self = start(Some(resting.directory), resting.options, resting.layouts)?;
+            });
+            match removed.and_then(|()| start(Some(resting.directory), resting.options)) {
+                Ok(state) => *self = state,
+                Err(error) => {
+                    *self = Self::Failed(error.class, error.message.clone());
+                    return Err(error);
+                }
+            }
         }
         match self {
             Self::Awake { graph, .. } => Ok(graph),
-            _ => Err(SinkError::permanent(SINK, "the graph is closed, or could not be opened; open it again")),
-        }
-    }
-
-    /// Makes targets ready. A graph at rest does it when it starts, because what it holds was made ready before it was closed.
-    pub(super) fn prepare(&mut self, layouts: Vec<Layout>) -> Result<(), SinkError> {
-        match self {
-            Self::Resting(resting) => {
-                let all = with_layouts(&resting.layouts, layouts);
-                label_keys(&all)?;
-                resting.layouts = all;
-                Ok(())
-            }
-            _ => self.awake()?.prepare(layouts),
+            Self::Failed(class, message) => Err(SinkError { class: *class, ..SinkError::permanent(SINK, message.clone()) }),
+            _ => Err(SinkError::permanent(SINK, "the graph is closed; open it again")),
         }
     }
 
     /// Ends the engine if it runs, and lets go of the directory.
     pub(super) fn close(&mut self) -> Result<(), SinkError> {
-        if let Self::Awake { mut graph, options } = std::mem::replace(self, Self::Gone) {
+        if let Self::Awake { mut graph, options } = std::mem::replace(self, Self::Closed) {
             let checkpoints = graph.close()?;
             if let Some(path) = &options.path
                 && let Err(error) = Notes::write(path, checkpoints)
@@ -110,10 +102,9 @@ impl State {
     }
 }
 
-fn start(directory: Option<Directory>, options: GraphOptions, layouts: Vec<Layout>) -> Result<State, SinkError> {
+fn start(directory: Option<Directory>, options: GraphOptions) -> Result<State, SinkError> {
     let engine = Grafeo::start(directory, &options)?;
-    let mut graph = Graph::new(Box::new(engine), options.batch_rows)?;
-    graph.prepare(layouts)?;
+    let graph = Graph::new(Box::new(engine), options.batch_rows)?;
     Ok(State::Awake { graph, options })
 }
 

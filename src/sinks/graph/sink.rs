@@ -33,7 +33,7 @@ pub async fn open(options: GraphOptions) -> Result<GraphSink, SinkError> {
     let state =
         opened.await.map_err(|cause| SinkError::permanent(SINK, "opening the graph was interrupted").because(cause))??;
     let noted = Mutex::new(state.noted().cloned());
-    Ok(GraphSink { state: Arc::new(Mutex::new(state)), noted })
+    Ok(GraphSink { state: Arc::new(Mutex::new(state)), noted, waiting: Mutex::default() })
 }
 
 /// A property graph that holds what it is given.
@@ -41,6 +41,8 @@ pub struct GraphSink {
     state: Arc<Mutex<State>>,
     /// The checkpoints by lane, as long as nothing was asked of the engine.
     noted: Mutex<Option<BTreeMap<String, String>>>,
+    /// Targets that were prepared meanwhile: they are made ready when the engine is first asked for something.
+    waiting: Mutex<Vec<Layout>>,
 }
 
 impl fmt::Debug for GraphSink {
@@ -56,7 +58,15 @@ impl GraphSink {
         work: impl FnOnce(&mut Graph) -> Result<T, SinkError> + Send + 'static,
     ) -> Result<T, SinkError> {
         self.noted().take();
-        self.on_state(move |state| work(state.awake()?)).await
+        let waiting = std::mem::take(&mut *self.waiting());
+        self.on_state(move |state| {
+            let graph = state.awake()?;
+            if !waiting.is_empty() {
+                graph.prepare(waiting)?;
+            }
+            work(graph)
+        })
+        .await
     }
 
     async fn on_state<T: Send + 'static>(
@@ -66,6 +76,10 @@ impl GraphSink {
         let state = self.state.clone();
         let done = tokio::task::spawn_blocking(move || work(&mut state.lock().unwrap_or_else(PoisonError::into_inner)));
         done.await.map_err(|cause| SinkError::permanent(SINK, "work on the graph was interrupted").because(cause))?
+    }
+
+    fn waiting(&self) -> MutexGuard<'_, Vec<Layout>> {
+        self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn noted(&self) -> MutexGuard<'_, Option<BTreeMap<String, String>>> {
@@ -110,7 +124,15 @@ impl Sink for GraphSink {
 
     async fn prepare(&self, targets: &[Arc<Target>], _dimensions: &[Dimension]) -> Result<(), SinkError> {
         let layouts = targets.iter().map(|target| Layout::of(target)).collect::<Result<Vec<_>, _>>()?;
-        self.on_state(move |state| state.prepare(layouts)).await
+        if self.noted().is_none() {
+            return self.with(move |graph| graph.prepare(layouts)).await;
+        }
+        // What the graph holds was made ready before it was closed, and its engine may be starting at this moment.
+        let mut waiting = self.waiting();
+        let all = with_layouts(&waiting, layouts);
+        label_keys(&all)?;
+        *waiting = all;
+        Ok(())
     }
 
     fn wake(&self) {

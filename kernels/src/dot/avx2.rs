@@ -1,0 +1,94 @@
+//! Eight columns: AVX2 with FMA.
+
+#![allow(unsafe_code)] // Intrinsics; values exist only where the processor has them (see `Dot`).
+
+use std::arch::x86_64::*;
+
+use super::Dot;
+use crate::simd::Lanes;
+use crate::simd::avx2::F32x8;
+
+/// `f32` by fused multiply and add.
+#[derive(Debug)]
+pub(crate) struct F32;
+
+impl Dot for F32 {
+    type Lanes = F32x8;
+    type Sums = F32x8;
+    type Units = F32x8;
+
+    #[inline(always)]
+    fn zero() -> F32x8 {
+        F32x8::splat(0.0)
+    }
+
+    #[inline(always)]
+    unsafe fn spread(from: *const u32) -> F32x8 {
+        // SAFETY: the caller's promise.
+        F32x8::splat(f32::from_bits(unsafe { from.read() }))
+    }
+
+    #[inline(always)]
+    unsafe fn load(from: *const u32) -> F32x8 {
+        // SAFETY: the caller's promise.
+        unsafe { F32x8::load(from.cast()) }
+    }
+
+    #[inline(always)]
+    fn step(sums: F32x8, row: F32x8, columns: F32x8) -> F32x8 {
+        row.mul_add(columns, sums)
+    }
+
+    #[inline(always)]
+    fn finish(sums: F32x8) -> F32x8 {
+        sums
+    }
+}
+
+/// Fours of unsigned by signed 8-bit numbers, widened to 16 bits: the instruction for bytes (`vpmaddubsw`) would saturate.
+#[derive(Debug)]
+pub(crate) struct Int8;
+
+impl Dot for Int8 {
+    type Lanes = F32x8;
+    type Sums = __m256i;
+    type Units = __m256i;
+
+    #[inline(always)]
+    fn zero() -> __m256i {
+        // SAFETY: only kernels whose instructions were asked for multiply.
+        unsafe { _mm256_setzero_si256() }
+    }
+
+    #[inline(always)]
+    unsafe fn spread(from: *const u32) -> __m256i {
+        // SAFETY: the caller's promise.
+        unsafe { _mm256_set1_epi32(from.read().cast_signed()) }
+    }
+
+    #[inline(always)]
+    unsafe fn load(from: *const u32) -> __m256i {
+        // SAFETY: the caller's promise.
+        unsafe { _mm256_loadu_si256(from.cast()) }
+    }
+
+    #[inline(always)]
+    fn step(sums: __m256i, row: __m256i, columns: __m256i) -> __m256i {
+        // SAFETY: values exist, so the processor has the instructions. Even and odd bytes of each 16 bits, apart: the row's are
+        // zero-extended, the columns' sign-extended.
+        unsafe {
+            let low = _mm256_set1_epi16(0xff);
+            let (row_even, row_odd) = (_mm256_and_si256(row, low), _mm256_srli_epi16::<8>(row));
+            let even = _mm256_srai_epi16::<8>(_mm256_slli_epi16::<8>(columns));
+            let odd = _mm256_srai_epi16::<8>(columns);
+            let sums = _mm256_add_epi32(sums, _mm256_madd_epi16(row_even, even));
+            _mm256_add_epi32(sums, _mm256_madd_epi16(row_odd, odd))
+        }
+    }
+
+    #[inline(always)]
+    fn finish(sums: __m256i) -> F32x8 {
+        // SAFETY: a value exists, so the processor has the instructions.
+        F32x8(unsafe { _mm256_cvtepi32_ps(sums) })
+    }
+}
