@@ -26,8 +26,8 @@ pub struct ConfigFile {
     pub graph: Option<SinkEntry>,
     /// The vector index; absent: not synced.
     pub vectors: Option<SinkEntry>,
-    /// The embedding model: `all-MiniLM-L6-v2` (the default), `hash` (a cheap deterministic one, for trying everything else) or `off` (no
-    /// vectors).
+    /// The embedding model: `all-MiniLM-L6-v2` (the default), `hash` (a cheap deterministic one, for trying everything else; `hash-32` is a shorter
+    /// one) or `off` (no vectors). Collections that are there already keep the model that they were made with: `distributary reembed` changes it.
     pub embed: Option<String>,
     /// What the model computes in: `bf16` (the default, the fastest that keeps every vector within a cosine of 0.999), `f32` or `int8`. Part of
     /// the model's identity: another precision is another model to what is stored.

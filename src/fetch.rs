@@ -11,6 +11,7 @@
 
 mod client;
 
+use std::collections::BTreeMap;
 use std::fs::{self, File};
 use std::io;
 use std::path::{Path, PathBuf};
@@ -72,6 +73,8 @@ pub struct Paths {
     pub library: Option<PathBuf>,
     /// The directory of the model's files, when one was wanted.
     pub model_dir: Option<PathBuf>,
+    /// The directories of models' files, by the names of the models.
+    pub models: BTreeMap<String, PathBuf>,
 }
 
 /// What is being done.
@@ -277,10 +280,12 @@ pub fn ensure(wanted: &Wanted, options: &Options, progress: Report<'_>) -> Resul
     }
     if let Some(name) = &wanted.model {
         let manifest = manifest::builtin(name)?;
-        paths.model_dir = Some(match &options.model_dir {
+        let dir = match &options.model_dir {
             Some(path) => given(path, MODEL_ENV, &manifest.files.keys().map(String::as_str).collect::<Vec<_>>())?,
             None => obtain(&model(&manifest), &options.cache()?, options.offline, &PIP, progress)?,
-        });
+        };
+        paths.models.insert(manifest.name.clone(), dir.clone());
+        paths.model_dir = Some(dir);
     }
     Ok(paths)
 }

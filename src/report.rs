@@ -2,6 +2,7 @@
 //! [`crate::cli`].
 
 use serde::Serialize;
+use serde_json::{Map, Value};
 
 use crate::changes::RecordCounts;
 use crate::mapping::target::SinkKind;
@@ -15,6 +16,8 @@ pub struct SyncReport {
     pub missing_tables: Vec<String>,
     /// Lanes in the sinks that the mapping no longer has. They are left as they are.
     pub left_alone: Vec<String>,
+    /// What a person should know of generations of vectors: which are kept besides those in service.
+    pub notes: Vec<String>,
     /// Whether the run was told to stop before it was done.
     pub interrupted: bool,
     /// Wall-clock time in milliseconds.
@@ -157,6 +160,141 @@ impl SyncReport {
     #[must_use]
     pub fn operations(&self) -> u64 {
         self.targets().map(|(_, target)| target.operations()).sum()
+    }
+}
+
+/// How a rebuild of a collection ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum ReembedState {
+    /// The generation was in service already.
+    Serving,
+    /// It was put in service.
+    Swapped,
+    /// The comparison of answers was not passed: it is complete, and not in service.
+    Refused,
+    /// It was told to stop.
+    Interrupted,
+    /// A part failed.
+    Failed,
+    /// A person has to decide.
+    Stopped,
+    /// A generation was deleted.
+    Dropped,
+}
+
+/// What a rebuild of a collection did.
+#[derive(Debug, Clone, Serialize)]
+pub struct ReembedReport {
+    /// The collection.
+    pub collection: String,
+    /// The model in service when it began.
+    pub from: String,
+    /// The model that was worked with.
+    pub to: String,
+    /// How it ended.
+    pub state: ReembedState,
+    /// Texts that went through the model; a long one is several.
+    pub texts_embedded: u64,
+    /// Their tokens.
+    pub tokens: u64,
+    /// What was read, as in a [`SyncReport`].
+    pub tables: Vec<TableReport>,
+    /// The comparison of answers, when one was asked for.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub gate: Option<GateReport>,
+    /// Wall-clock time in milliseconds.
+    pub elapsed_ms: u64,
+}
+
+impl ReembedReport {
+    /// A report of nothing yet.
+    #[must_use]
+    pub fn new(collection: &str, from: &str, to: &str, state: ReembedState) -> Self {
+        let (collection, from, to) = (collection.to_owned(), from.to_owned(), to.to_owned());
+        Self { collection, from, to, state, texts_embedded: 0, tokens: 0, tables: Vec::new(), gate: None, elapsed_ms: 0 }
+    }
+
+    /// Every target's entry, with its table.
+    pub fn targets(&self) -> impl Iterator<Item = (&TableReport, &TargetReport)> {
+        self.tables.iter().flat_map(|table| table.targets.iter().map(move |target| (table, target)))
+    }
+}
+
+/// How the answers of two generations compare.
+#[derive(Debug, Clone, Serialize)]
+pub struct GateReport {
+    /// How many questions were asked.
+    pub queries: usize,
+    /// The share of the ten nearest records that both have, in the mean.
+    pub overlap: f64,
+    /// The least that passes.
+    pub min_overlap: f64,
+    /// Whether it passed.
+    pub passed: bool,
+    /// The questions whose answers differ most.
+    pub examples: Vec<Compared>,
+}
+
+/// One question's answers compared.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct Compared {
+    /// The question.
+    pub query: String,
+    /// The share of the ten nearest records that both have.
+    pub overlap: f64,
+    /// Answers of the generation in service that the new one does not give.
+    pub only_before: Vec<Map<String, Value>>,
+    /// Answers of the new generation that the one in service does not give.
+    pub only_after: Vec<Map<String, Value>>,
+}
+
+/// What a rebuild of a collection would do.
+#[derive(Debug, Clone, Serialize)]
+pub struct Foresight {
+    /// The collection.
+    pub collection: String,
+    /// The model in service.
+    pub from: String,
+    /// The model that it would be made with.
+    pub to: String,
+    /// Texts that would go through the model; a long one is several.
+    pub texts: u64,
+    /// Their tokens.
+    pub tokens: u64,
+    /// Rows whose vectors are there already.
+    pub reused: u64,
+    /// Texts that this machine embeds in a second, measured on a sample of them.
+    pub texts_per_second: f64,
+    /// The same in tokens.
+    pub tokens_per_second: f64,
+    /// How long embedding would take at that speed.
+    pub seconds: f64,
+    /// About what the new generation would take on disk; none where the engine does not say what the one in service takes.
+    pub bytes: Option<u64>,
+    /// What would be read, as in a [`SyncReport`].
+    pub tables: Vec<TableReport>,
+}
+
+impl Foresight {
+    /// Nothing to do.
+    #[must_use]
+    pub fn new(collection: &str, from: &str, to: &str) -> Self {
+        let (collection, from, to) = (collection.to_owned(), from.to_owned(), to.to_owned());
+        let (texts_per_second, tokens_per_second, seconds) = (0.0, 0.0, 0.0);
+        Self {
+            collection,
+            from,
+            to,
+            texts: 0,
+            tokens: 0,
+            reused: 0,
+            texts_per_second,
+            tokens_per_second,
+            seconds,
+            bytes: None,
+            tables: Vec::new(),
+        }
     }
 }
 

@@ -63,7 +63,8 @@ fn every_command_has_help_with_examples() {
     let here = tempfile::tempdir().unwrap();
     let all = run(here.path(), &["--help"]).expect(0).stdout;
     assert!(all.contains("Exit codes"), "{all}");
-    let commands = ["demo", "fetch", "sample", "check", "plan", "sync", "status", "verify", "sql", "cypher", "search", "schema"];
+    let commands =
+        ["demo", "fetch", "sample", "check", "plan", "sync", "reembed", "status", "verify", "sql", "cypher", "search", "schema"];
     for command in commands {
         assert!(all.contains(&format!("  {command} ")), "{command} is not in the list: {all}");
         let help = run(here.path(), &[command, "--help"]).expect(0).stdout;

@@ -9,6 +9,7 @@ mod crash;
 mod mappings;
 mod model;
 mod net_change;
+mod reembed;
 mod repair;
 mod support;
 mod tidy;

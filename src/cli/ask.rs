@@ -5,7 +5,7 @@ use serde_json::{Map, Value};
 
 use super::{BAD_INPUT, DONE, Global, Outcome, note, out, run, show};
 use crate::sinks::{Query, SinkKind};
-use crate::sync::{Needed, OpenError, Setup};
+use crate::sync::{self, Needed, OpenError, Setup};
 
 #[derive(Debug, Args)]
 pub(super) struct SearchArgs {
@@ -51,15 +51,11 @@ pub(super) async fn search(global: &Global, args: &SearchArgs) -> Outcome {
     answer(global, rows)
 }
 
-/// Embeds the words and finds what is near them.
+/// Finds what is near to the words, by the model of the collection.
 pub(super) async fn nearest(setup: &Setup, args: &SearchArgs) -> Result<Vec<Map<String, Value>>, String> {
-    let embedder = setup.embedder.as_ref().ok_or("there is nothing to search: `vectors` is not configured, or `embed` is off")?;
-    // A question longer than the model takes is asked by its first piece.
-    let pieces = embedder.chunk(vec![args.text.clone()]).await.map_err(|e| e.to_string())?.pop().unwrap_or_default();
-    let text = pieces.first().and_then(|piece| args.text.get(piece.clone())).ok_or("there are no words to look for")?;
-    let vector = embedder.embed_queries(vec![text.to_owned()]).await.map_err(|e| e.to_string())?.pop().unwrap_or_default();
-    let (collection, conditions, top) = (args.collection.clone(), args.conditions.clone(), args.top);
-    one(setup, SinkKind::Vectors, &Query::Nearest { collection, vector, conditions, top }).await
+    let (collection, text) = (args.collection.clone(), args.text.clone());
+    let question = sync::Question { collection, text, conditions: args.conditions.clone(), top: args.top };
+    sync::search(setup, &question).await.map(|answers| answers.rows).map_err(|e| e.to_string())
 }
 
 /// Asks the sink of a kind.

@@ -88,7 +88,9 @@ fn open(global: &Global, args: &EmbedArgs) -> Result<Result<(Bert, Duration), Ba
     let name = match args.model.as_deref().map(str::parse::<Choice>) {
         None => configured.to_owned(),
         Some(Ok(Choice::Model(name))) => name,
-        Some(Ok(Choice::Off | Choice::Hash)) => return Ok(Err(Bad("--model: `off` and `hash` are no models".to_owned()))),
+        Some(Ok(Choice::Off | Choice::Hash | Choice::HashOf(_))) => {
+            return Ok(Err(Bad("--model: `off` and `hash` are no models".to_owned())));
+        }
         Some(Err(error)) => return Ok(Err(Bad(error.to_string()))),
     };
     let precision = args.precision.or(config.as_ref().map(|config| config.precision)).unwrap_or(DEFAULT_PRECISION);

@@ -3,22 +3,29 @@
 use std::path::PathBuf;
 
 use super::{DONE, Global, Outcome, note, out, progress};
-use crate::config::Config;
-use crate::embed::Choice;
+use crate::config::{Config, SinkUrl};
+use crate::embed::{self, Choice};
 use crate::fetch::{FetchError, Options, Paths, Wanted, ensure};
+use crate::sinks::vectors;
 use crate::sync::Needed;
 
 /// Fetches everything.
 pub(super) fn fetch(global: &Global) -> Outcome {
     let mut options = Options::from_env();
     let mut model = Choice::default().model().map(str::to_owned);
+    let mut others = Vec::new();
     if global.config.exists() {
         let config = global.config()?;
         options = with_config(options, &config);
         model = config.embed.model().map(str::to_owned);
+        others = in_use(&config, Needed::ALL);
     }
     options.offline |= global.offline;
     let paths = get(&Wanted { library: true, model }, &options)?;
+    let cached = Options { model_dir: None, ..options };
+    for name in others.into_iter().filter(|name| !paths.models.contains_key(name)) {
+        get(&Wanted { library: false, model: Some(name) }, &cached)?;
+    }
     if global.json {
         let path = |p: &Option<std::path::PathBuf>| p.as_ref().map(|p| p.display().to_string());
         out(&serde_json::json!({"libchdb": path(&paths.library), "model": path(&paths.model_dir)}).to_string());
@@ -32,11 +39,40 @@ pub(super) fn fetch(global: &Global) -> Outcome {
 
 /// What a command needs, fetched if it is not here.
 pub(super) fn needed(config: &Config, needed: Needed) -> Result<Paths, FetchError> {
-    let wanted = Wanted {
-        library: needed.clickhouse && config.clickhouse.is_some(),
-        model: config.embed.model().filter(|_| needed.vectors && config.vectors.is_some()).map(str::to_owned),
-    };
-    get(&wanted, &with_config(Options::from_env(), config))
+    needed_with(config, needed, None)
+}
+
+/// [`needed`], and the model of another choice.
+pub(super) fn needed_with(config: &Config, needed: Needed, more: Option<&Choice>) -> Result<Paths, FetchError> {
+    let own = config.embed.model().filter(|_| needed.vectors && config.vectors.is_some());
+    let options = with_config(Options::from_env(), config);
+    let library = needed.clickhouse && config.clickhouse.is_some();
+    let mut paths = get(&Wanted { library, model: own.map(str::to_owned) }, &options)?;
+    // A directory that was given is that of the configuration's model, if it has files at all.
+    let others = Options { model_dir: options.model_dir.clone().filter(|_| own.is_none()), ..options };
+    if let Some(name) = more.and_then(Choice::model).filter(|name| !paths.models.contains_key(*name)) {
+        paths.models.extend(get(&Wanted { library: false, model: Some(name.to_owned()) }, &others)?.models);
+    }
+    for name in in_use(config, needed) {
+        if !paths.models.contains_key(&name) {
+            // What cannot be had is said of the collection that needs it.
+            let found = get(&Wanted { library: false, model: Some(name) }, &others).unwrap_or_default();
+            paths.models.extend(found.models);
+        }
+    }
+    Ok(paths)
+}
+
+/// The models of collections that are there already.
+fn in_use(config: &Config, needed: Needed) -> Vec<String> {
+    match &config.vectors {
+        Some(SinkUrl::Edge(path)) if needed.vectors && config.embed != Choice::Off => {
+            // What cannot be read now is said when the directory is opened.
+            let models = vectors::models_at(path).unwrap_or_default();
+            models.iter().filter_map(|identity| embed::of_identity(identity)?.0.model().map(str::to_owned)).collect()
+        }
+        _ => Vec::new(),
+    }
 }
 
 /// The directory of a model's files, fetched if they are not here.

@@ -6,6 +6,7 @@ mod demo;
 mod embed;
 mod fetch;
 mod progress;
+mod reembed;
 mod run;
 mod sample;
 mod show;
@@ -80,6 +81,11 @@ enum Command {
         after_help = "Examples:\n  distributary sync\n  distributary sync --json | jq '.tables[].targets[]'\n  distributary sync --rebuild\n  distributary sync --repair"
     )]
     Sync(run::SyncArgs),
+    /// Make a collection anew with another model beside the one in service, and swap it in.
+    #[command(
+        after_help = "Examples:\n  distributary reembed --collection titles --model hash-32 --plan\n  distributary reembed --collection titles --model all-MiniLM-L6-v2 --gate questions.txt\n  distributary reembed --collection titles --rollback\n  distributary reembed --collection titles --drop-old"
+    )]
+    Reembed(reembed::ReembedArgs),
     /// Say how far each lane has come, and what is in quarantine.
     #[command(after_help = "Examples:\n  distributary status\n  distributary status --json")]
     Status,
@@ -161,6 +167,7 @@ async fn dispatch(cli: &Cli) -> Outcome {
         Command::Check => run::check(global).await,
         Command::Plan(args) => run::sync(global, args, true).await,
         Command::Sync(args) => run::sync(global, args, false).await,
+        Command::Reembed(args) => reembed::reembed(global, args).await,
         Command::Status => run::status(global).await,
         Command::Verify => run::verify(global).await,
         Command::Sql { sql } => ask::sql(global, sql).await,

@@ -2,7 +2,7 @@
 
 use std::io::IsTerminal;
 use std::sync::Mutex;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use indicatif::{ProgressBar, ProgressStyle};
 
@@ -13,6 +13,8 @@ use crate::sync::Progress;
 /// A plain line tells of every so many records.
 const LINE_EVERY_RECORDS: u64 = 100_000;
 const LINE_EVERY_BYTES: u64 = 32 << 20;
+/// And of every so much time while texts are embedded, which is slow.
+const LINE_EVERY: Duration = Duration::from_secs(30);
 
 /// Progress of fetching.
 pub(super) struct Fetching {
@@ -75,9 +77,42 @@ struct State {
     began: Instant,
     records: u64,
     texts: u64,
+    tokens: u64,
     said: u64,
+    last: Instant,
     /// How many records there are, where it is known.
     expected: Option<u64>,
+}
+
+impl State {
+    fn new(expected: Option<u64>) -> Self {
+        let now = Instant::now();
+        Self { began: now, records: 0, texts: 0, tokens: 0, said: 0, last: now, expected }
+    }
+
+    /// How far it is, how fast, and how long it takes.
+    #[expect(clippy::cast_precision_loss, reason = "rates for the eye")]
+    fn line(&self) -> String {
+        let seconds = self.began.elapsed().as_secs_f64().max(0.001);
+        let rate = |count: u64| count as f64 / seconds;
+        let of = self.expected.map_or_else(String::new, |all| format!(" of {all}"));
+        let mut line = format!(
+            "{}{of} records ({:.0}/s), {} texts ({:.0}/s)",
+            self.records,
+            rate(self.records),
+            self.texts,
+            rate(self.texts)
+        );
+        if self.tokens > 0 {
+            line = format!("{line}, {} tokens ({:.0}/s)", self.tokens, rate(self.tokens));
+        }
+        match self.expected {
+            Some(all) if self.records > 0 => {
+                format!("{line}, {:.0} s left", all.saturating_sub(self.records) as f64 / rate(self.records))
+            }
+            _ => line,
+        }
+    }
 }
 
 impl Syncing {
@@ -85,10 +120,10 @@ impl Syncing {
         let bar = std::io::stderr().is_terminal().then(|| {
             let bar = ProgressBar::new_spinner();
             bar.set_style(style("{spinner} {msg}"));
-            bar.enable_steady_tick(std::time::Duration::from_millis(120));
+            bar.enable_steady_tick(Duration::from_millis(120));
             bar
         });
-        Self { bar, state: Mutex::new(State { began: Instant::now(), records: 0, texts: 0, said: 0, expected: None }) }
+        Self { bar, state: Mutex::new(State::new(None)) }
     }
 
     fn state(&self) -> std::sync::MutexGuard<'_, State> {
@@ -96,25 +131,16 @@ impl Syncing {
     }
 
     fn show(&self, table: &str) {
-        let state = self.state();
-        let Some(bar) = &self.bar else { return };
-        let seconds = state.began.elapsed().as_secs_f64().max(0.001);
-        #[expect(clippy::cast_precision_loss, reason = "a rate for the eye")]
-        let (records, texts) = (state.records as f64 / seconds, state.texts as f64 / seconds);
-        let of = state.expected.map_or_else(String::new, |all| format!(" of {all}"));
-        #[expect(clippy::cast_precision_loss, reason = "a time for the eye")]
-        let left = match state.expected {
-            Some(all) if records > 0.0 => format!(", {:.0} s left", all.saturating_sub(state.records) as f64 / records),
-            _ => String::new(),
-        };
-        let so_far = format!("{}{of} records ({records:.0}/s), {} texts ({texts:.0}/s)", state.records, state.texts);
-        bar.set_message(format!("{table}: {so_far}{left}"));
+        let line = self.state().line();
+        if let Some(bar) = &self.bar {
+            bar.set_message(format!("{table}: {line}"));
+        }
     }
 }
 
 impl Progress for Syncing {
     fn table(&self, table: &str, strategy: &str, records: Option<u64>) {
-        *self.state() = State { began: Instant::now(), records: 0, texts: 0, said: 0, expected: records };
+        *self.state() = State::new(records);
         match &self.bar {
             Some(bar) => bar.set_message(format!("{table}: reading by {strategy}")),
             None => note(&format!("{table}: reading by {strategy}")),
@@ -123,23 +149,33 @@ impl Progress for Syncing {
     }
 
     fn records(&self, table: &str, count: u64) {
-        let (records, line) = {
+        let line = {
             let mut state = self.state();
             state.records += count;
-            let line = state.records >= state.said + LINE_EVERY_RECORDS;
-            if line {
-                state.said = state.records;
-            }
-            (state.records, line)
+            let many = state.records >= state.said + LINE_EVERY_RECORDS;
+            let slow = state.texts > 0 && state.last.elapsed() >= LINE_EVERY;
+            (many || slow).then(|| {
+                (state.said, state.last) = (state.records, Instant::now());
+                state.line()
+            })
         };
-        if self.bar.is_none() && line {
-            note(&format!("{table}: {records} records"));
+        if let Some(line) = line.filter(|_| self.bar.is_none()) {
+            note(&format!("{table}: {line}"));
         }
         self.show(table);
     }
 
-    fn texts(&self, count: u64) {
-        self.state().texts += count;
+    fn texts(&self, count: u64, tokens: u64) {
+        let mut state = self.state();
+        state.texts += count;
+        state.tokens += tokens;
+    }
+
+    fn phase(&self, collection: &str, what: &str) {
+        match &self.bar {
+            Some(bar) => bar.println(format!("{collection}: {what}")),
+            None => note(&format!("{collection}: {what}")),
+        }
     }
 
     fn done(&self, table: &str) {

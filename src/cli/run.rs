@@ -53,14 +53,7 @@ pub(super) async fn sync(global: &Global, args: &SyncArgs, dry_run: bool) -> Out
     let config = global.config()?;
     let files = fetch::needed(&config, Needed::ALL).map_err(OpenError::from)?;
     let (setup, opened) = Setup::open_with_tables(config, &files).await?;
-    let cancel = CancellationToken::new();
-    let on_signal = cancel.clone();
-    tokio::spawn(async move {
-        if told_to_stop().await.is_ok() {
-            note("stopping: the batch under way is finished first");
-            on_signal.cancel();
-        }
-    });
+    let cancel = told();
     let progress: Option<Arc<dyn sync::Progress>> = Some(Arc::new(progress::Syncing::new()));
     let options = Options { dry_run, rebuild: args.rebuild, repair: args.repair, cancel, progress };
     let report = sync::sync_opened(&setup, opened, &options).await;
@@ -74,6 +67,19 @@ pub(super) async fn sync(global: &Global, args: &SyncArgs, dry_run: bool) -> Out
         show::sync(&report, dry_run);
     }
     Ok(exit_code(&report))
+}
+
+/// Cancelled when the process is told to stop.
+pub(super) fn told() -> CancellationToken {
+    let cancel = CancellationToken::new();
+    let on_signal = cancel.clone();
+    tokio::spawn(async move {
+        if told_to_stop().await.is_ok() {
+            note("stopping: the batch under way is finished first");
+            on_signal.cancel();
+        }
+    });
+    cancel
 }
 
 /// Returns at Ctrl-C, and at the signal by which schedulers end a process.

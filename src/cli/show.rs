@@ -5,7 +5,7 @@ use comfy_table::{Cell, CellAlignment, Table};
 use serde_json::{Map, Value};
 
 use super::out;
-use crate::report::{StatusReport, SyncReport, VerifyReport};
+use crate::report::{Foresight, ReembedReport, ReembedState, StatusReport, SyncReport, TableReport, VerifyReport};
 
 fn table(header: &[&str], numbers_from: usize) -> Table {
     let mut table = Table::new();
@@ -20,7 +20,33 @@ fn table(header: &[&str], numbers_from: usize) -> Table {
 
 /// What a sync did, or would do: for each table how it was read, and a line for each target.
 pub(super) fn sync(report: &SyncReport, would: bool) {
-    for read in &report.tables {
+    read_and_written(&report.tables);
+    for table in &report.missing_tables {
+        out(&format!("skipped: the table {table} is not in the lake"));
+    }
+    for lane in &report.left_alone {
+        out(&format!("left alone: {lane} is no longer in the mapping; what it delivered is still there"));
+    }
+    report.notes.iter().for_each(|text| out(&format!("note: {text}")));
+    if report.interrupted {
+        out("interrupted: everything written is consistent, the next sync goes on from here");
+    }
+    let time = seconds(report.elapsed_ms);
+    let verb = if would { "would be sent" } else { "sent" };
+    match report.operations() {
+        0 if report.ok() => out(&format!("Nothing to do: every target holds what Silver makes of it. {time}")),
+        operations => out(&format!("{operations} operations {verb}. {time}")),
+    }
+}
+
+fn seconds(ms: u64) -> String {
+    format!("{}.{:03} s", ms / 1000, ms % 1000)
+}
+
+/// How tables were read, a line for each target, and what went wrong.
+fn read_and_written(tables: &[TableReport]) {
+    let targets = || tables.iter().flat_map(|table| table.targets.iter().map(move |target| (table, target)));
+    for read in tables {
         let from = read.from.map_or("nothing".to_owned(), |v| v.to_string());
         let r = &read.records;
         out(&format!(
@@ -31,7 +57,7 @@ pub(super) fn sync(report: &SyncReport, would: bool) {
     let header =
         ["table", "sink", "target", "given", "unchanged", "upserts", "payloads", "deletes", "embedded", "reused", "quarantined"];
     let mut rows = table(&header, 3);
-    for (read, t) in report.targets() {
+    for (read, t) in targets() {
         let counts =
             [t.given, t.unchanged, t.upserts, t.payload_updates, t.deletes, t.texts_embedded, t.texts_reused, t.quarantined];
         let mut row = vec![Cell::new(&read.table), Cell::new(t.sink.name()), Cell::new(&t.target)];
@@ -42,29 +68,77 @@ pub(super) fn sync(report: &SyncReport, would: bool) {
         );
         rows.add_row(row);
     }
-    if report.targets().next().is_some() {
+    if targets().next().is_some() {
         out(&rows.to_string());
     }
-    for (read, target) in report.targets() {
+    for (read, target) in targets() {
         if let Some(error) = &target.error {
             out(&format!("{} {}/{}: {error}", if target.stopped { "STOPPED" } else { "FAILED" }, read.table, target.target));
         }
     }
-    for table in &report.missing_tables {
-        out(&format!("skipped: the table {table} is not in the lake"));
+}
+
+/// What a rebuild did.
+pub(super) fn reembedded(report: &ReembedReport) {
+    read_and_written(&report.tables);
+    if let Some(gate) = &report.gate {
+        let (asked, overlap, least) = (gate.queries, gate.overlap, gate.min_overlap);
+        out(&format!("{asked} questions: {overlap:.2} of the ten nearest are the same, at least {least:.2} were asked for"));
+        for one in &gate.examples {
+            out(&format!("  {:.2}  {}", one.overlap, one.query));
+            one.only_before.iter().for_each(|row| out(&format!("    before  {}", brief(row))));
+            one.only_after.iter().for_each(|row| out(&format!("    after   {}", brief(row))));
+        }
     }
-    for lane in &report.left_alone {
-        out(&format!("left alone: {lane} is no longer in the mapping; what it delivered is still there"));
+    let (name, from, to) = (&report.collection, &report.from, &report.to);
+    let command = format!("`distributary reembed --collection {name}");
+    let counted = || {
+        let reused: u64 = report.tables.iter().flat_map(|table| &table.targets).map(|target| target.texts_reused).sum();
+        let (texts, tokens, time) = (report.texts_embedded, report.tokens, seconds(report.elapsed_ms));
+        format!("{texts} texts ({tokens} tokens) embedded, vectors of {reused} rows reused. {time}")
+    };
+    out(&match report.state {
+        ReembedState::Serving => format!("{name} is of {to} already. Nothing to do."),
+        ReembedState::Swapped => format!(
+            "{name} is of {to} now. {}\nThe generation of {from} is kept, and kept current, for {command} --rollback`, until {command} --drop-old`.",
+            counted()
+        ),
+        ReembedState::Refused => format!(
+            "REFUSED: {name} stays with {from}. That of {to} is complete and beside it. {}\nA lower --min-overlap accepts it, \
+             {command} --abandon` deletes it.",
+            counted()
+        ),
+        ReembedState::Interrupted => {
+            format!("interrupted: {name} stays with {from}. {} The same command goes on from here.", counted())
+        }
+        ReembedState::Failed | ReembedState::Stopped => {
+            format!("{name} stays with {from}. {} The same command goes on from here when the cause is mended.", counted())
+        }
+        ReembedState::Dropped => format!("The generation of {to} is deleted. {name} is of {from}."),
+    });
+}
+
+/// An answer on one line: its score, and values as far as there is room.
+fn brief(row: &Map<String, Value>) -> String {
+    const ROOM: usize = 100;
+    let values = row.iter().filter(|(name, _)| *name != "score").map(|(_, value)| cell(value));
+    let line = values.collect::<Vec<_>>().join(" · ");
+    line.chars().take(ROOM).collect()
+}
+
+/// What a rebuild would do.
+pub(super) fn foresight(plan: &Foresight) {
+    read_and_written(&plan.tables);
+    if plan.from == plan.to {
+        out(&format!("{} is of {} already. Nothing to do.", plan.collection, plan.to));
+        return;
     }
-    if report.interrupted {
-        out("interrupted: everything written is consistent, the next sync goes on from here");
-    }
-    let seconds = report.elapsed_ms / 1000;
-    let ms = report.elapsed_ms % 1000;
-    let verb = if would { "would be sent" } else { "sent" };
-    match report.operations() {
-        0 if report.ok() => out(&format!("Nothing to do: every target holds what Silver makes of it. {seconds}.{ms:03} s")),
-        operations => out(&format!("{operations} operations {verb}. {seconds}.{ms:03} s")),
+    out(&format!("{}: from {} to {}", plan.collection, plan.from, plan.to));
+    out(&format!("{} texts ({} tokens) would be embedded, vectors of {} rows reused", plan.texts, plan.tokens, plan.reused));
+    let (minutes, texts, tokens) = (plan.seconds / 60.0, plan.texts_per_second, plan.tokens_per_second);
+    out(&format!("about {minutes:.1} minutes at {texts:.0} texts/s, {tokens:.0} tokens/s, measured on some of them"));
+    if let Some(bytes) = plan.bytes {
+        out(&format!("about {} MB of disk beside what is there, until the old generation is dropped", bytes.div_ceil(1_000_000)));
     }
 }
 

@@ -174,6 +174,11 @@ impl Embedder for Bert {
         Ok(chunk::split(text, &tokens, limit, self.manifest.overlap_tokens))
     }
 
+    fn count_tokens(&self, text: &str) -> Result<usize, EmbedError> {
+        let encoding = self.tokenizer()?.encode_fast(text, true).map_err(|e| EmbedError::Failed(format!("tokenizer: {e}")))?;
+        Ok(encoding.len())
+    }
+
     fn embed(&mut self, texts: &[&str]) -> Result<Vec<Vec<f32>>, EmbedError> {
         self.with_prompt(texts, &self.manifest.prompts.document.clone())
     }

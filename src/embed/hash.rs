@@ -8,32 +8,59 @@ use xxhash_rust::xxh3::xxh3_64;
 use super::chunk::{self, Token};
 use super::{EmbedError, Embedder};
 
-const IDENTITY: &str = "hash-64@1";
 /// One for each bit of a hash.
 const DIMENSIONS: usize = 64;
+/// Below it unrelated texts are too often near each other to see anything.
+const DIMENSIONS_MIN: usize = 8;
 /// As many words as the default model takes tokens, so that texts are cut in both.
 const MAX_WORDS: usize = 256;
 const OVERLAP_WORDS: usize = 32;
 
-/// `embed: hash`: each word adds one or takes one from each of 64 dimensions, by the bits of its XXH3-64.
-#[derive(Debug, Clone, Copy, Default)]
-pub struct HashEmbedder;
+/// `embed: hash`: each word adds one or takes one from each of 64 dimensions, by the bits of its XXH3-64. `embed: hash-32` has 32.
+#[derive(Debug, Clone)]
+pub struct HashEmbedder {
+    identity: String,
+    dimensions: usize,
+}
 
 impl HashEmbedder {
-    /// The embedder.
+    /// The embedder with 64 dimensions.
     #[must_use]
     pub fn new() -> Self {
-        Self
+        Self { identity: format!("hash-{DIMENSIONS}@1"), dimensions: DIMENSIONS }
+    }
+
+    /// The embedder with fewer dimensions: another model, whose vectors cannot be compared with those of the first.
+    ///
+    /// # Errors
+    /// [`EmbedError::Model`] when the number is not from 8 to 64.
+    pub fn with_dimensions(dimensions: usize) -> Result<Self, EmbedError> {
+        if !(DIMENSIONS_MIN..=DIMENSIONS).contains(&dimensions) {
+            let message =
+                format!("the hash has from {DIMENSIONS_MIN} to {DIMENSIONS} dimensions: use hash-{DIMENSIONS_MIN} to hash");
+            return Err(EmbedError::model(&format!("hash-{dimensions}"), message));
+        }
+        Ok(Self { identity: format!("hash-{dimensions}@1"), dimensions })
+    }
+}
+
+impl Default for HashEmbedder {
+    fn default() -> Self {
+        Self::new()
     }
 }
 
 impl Embedder for HashEmbedder {
     fn identity(&self) -> &str {
-        IDENTITY
+        &self.identity
     }
 
     fn dimensions(&self) -> usize {
-        DIMENSIONS
+        self.dimensions
+    }
+
+    fn count_tokens(&self, text: &str) -> Result<usize, EmbedError> {
+        Ok(text.split_whitespace().count())
     }
 
     fn chunk(&self, text: &str) -> Result<Vec<Range<usize>>, EmbedError> {
@@ -41,7 +68,7 @@ impl Embedder for HashEmbedder {
     }
 
     fn embed(&mut self, texts: &[&str]) -> Result<Vec<Vec<f32>>, EmbedError> {
-        texts.iter().map(|text| vector(text)).collect()
+        texts.iter().map(|text| self.vector(text)).collect()
     }
 }
 
@@ -55,31 +82,34 @@ pub(super) fn words(text: &str) -> Vec<Token> {
     chunk::tokens(text, places)
 }
 
-fn vector(text: &str) -> Result<Vec<f32>, EmbedError> {
-    let mut sums = [0_i32; DIMENSIONS];
-    let mut add = |word: &str| {
-        let hash = xxh3_64(word.as_bytes());
-        for (bit, sum) in sums.iter_mut().enumerate() {
-            *sum += if hash >> bit & 1 == 1 { 1 } else { -1 };
+impl HashEmbedder {
+    fn vector(&self, text: &str) -> Result<Vec<f32>, EmbedError> {
+        let mut sums = vec![0_i32; self.dimensions];
+        let mut add = |word: &str| {
+            let hash = xxh3_64(word.as_bytes());
+            for (bit, sum) in sums.iter_mut().enumerate() {
+                *sum += if hash >> bit & 1 == 1 { 1 } else { -1 };
+            }
+        };
+        let mut count = 0_usize;
+        for word in text.split_whitespace() {
+            add(&word.to_lowercase());
+            count += 1;
         }
-    };
-    let mut count = 0_usize;
-    for word in text.split_whitespace() {
-        add(&word.to_lowercase());
-        count += 1;
+        if count > MAX_WORDS {
+            let identity = &self.identity;
+            return Err(EmbedError::Failed(format!(
+                "a text has {count} words, {identity} takes {MAX_WORDS}: cut it into chunks first"
+            )));
+        }
+        // An even number of words can cancel out, and a text without words has nothing to add: the whole text is one more word.
+        if count.is_multiple_of(2) {
+            add(text);
+        }
+        let length = sums.iter().map(|sum| f64::from(*sum).powi(2)).sum::<f64>().sqrt();
+        // Rounding to the vector's precision is meant.
+        Ok(sums.iter().map(|sum| (f64::from(*sum) / length) as f32).collect())
     }
-    if count > MAX_WORDS {
-        return Err(EmbedError::Failed(format!(
-            "a text has {count} words, {IDENTITY} takes {MAX_WORDS}: cut it into chunks first"
-        )));
-    }
-    // An even number of words can cancel out, and a text without words has nothing to add: the whole text is one more word.
-    if count.is_multiple_of(2) {
-        add(text);
-    }
-    let length = sums.iter().map(|sum| f64::from(*sum).powi(2)).sum::<f64>().sqrt();
-    // Rounding to the vector's precision is meant.
-    Ok(sums.iter().map(|sum| (f64::from(*sum) / length) as f32).collect())
 }
 
 #[cfg(test)]
@@ -112,6 +142,15 @@ mod tests {
         assert_eq!(pieces.len(), 2);
         let texts: Vec<&str> = pieces.into_iter().map(|r| &text[r]).collect();
         assert_eq!(hash.embed(&texts).unwrap().len(), 2);
+    }
+
+    #[test]
+    fn fewer_dimensions_are_another_model() {
+        let mut short = HashEmbedder::with_dimensions(32).unwrap();
+        assert_eq!((short.identity(), short.dimensions()), ("hash-32@1", 32));
+        let vector = short.embed(&["the cat sits outside"]).unwrap().remove(0);
+        assert!(vector.len() == 32 && (cosine(&vector, &vector) - 1.0).abs() < 1e-6);
+        assert!(HashEmbedder::with_dimensions(7).is_err() && HashEmbedder::with_dimensions(65).is_err());
     }
 
     #[test]

@@ -34,6 +34,12 @@ pub trait Embedder: Send {
     /// [`EmbedError`] when the tokenizer fails.
     fn chunk(&self, text: &str) -> Result<Vec<Range<usize>>, EmbedError>;
 
+    /// How many tokens the model takes for a text: what embedding it costs.
+    ///
+    /// # Errors
+    /// [`EmbedError`] when the tokenizer fails.
+    fn count_tokens(&self, text: &str) -> Result<usize, EmbedError>;
+
     /// One vector for each text, in the same order. The same text gives the same vector, alone or among others.
     ///
     /// # Errors
@@ -79,6 +85,8 @@ pub enum Choice {
     Off,
     /// `hash`: [`HashEmbedder`].
     Hash,
+    /// `hash-32` and its like: [`HashEmbedder`] with so many dimensions.
+    HashOf(usize),
     /// A built-in model, by name.
     Model(String),
 }
@@ -88,8 +96,20 @@ impl Choice {
     #[must_use]
     pub fn model(&self) -> Option<&str> {
         match self {
-            Self::Off | Self::Hash => None,
+            Self::Off | Self::Hash | Self::HashOf(_) => None,
             Self::Model(name) => Some(name),
+        }
+    }
+}
+
+impl std::fmt::Display for Choice {
+    /// As it is written in a configuration.
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Off => f.write_str("off"),
+            Self::Hash => f.write_str("hash"),
+            Self::HashOf(count) => write!(f, "hash-{count}"),
+            Self::Model(name) => f.write_str(name),
         }
     }
 }
@@ -107,9 +127,25 @@ impl FromStr for Choice {
         match text {
             "off" => Ok(Self::Off),
             "hash" => Ok(Self::Hash),
-            name => manifest::builtin(name).map(|found| Self::Model(found.name)),
+            name => match name.strip_prefix("hash-").and_then(|count| count.parse().ok()) {
+                Some(64) => Ok(Self::Hash),
+                Some(count) => HashEmbedder::with_dimensions(count).map(|_| Self::HashOf(count)),
+                None => manifest::builtin(name).map(|found| Self::Model(found.name)),
+            },
         }
     }
+}
+
+/// What makes vectors of this identity, and in which precision; none when this release has no such model.
+#[must_use]
+pub fn of_identity(identity: &str) -> Option<(Choice, Precision)> {
+    if let Some(name) = identity.strip_suffix("@1").filter(|name| name.starts_with("hash-")) {
+        return Some((name.parse().ok()?, DEFAULT_PRECISION));
+    }
+    let (name, _) = identity.split_once('@')?;
+    let found = manifest::builtin(name).ok()?;
+    let precision = Precision::ALL.into_iter().find(|precision| found.identity(*precision) == identity)?;
+    Some((Choice::Model(found.name), precision))
 }
 
 impl TryFrom<String> for Choice {
@@ -133,8 +169,11 @@ pub const DEFAULT_PRECISION: Precision = Precision::Bf16;
 pub fn worker(choice: &Choice, precision: Precision, model_dir: Option<&Path>) -> Result<Option<Worker>, EmbedError> {
     match choice {
         Choice::Off => Ok(None),
-        Choice::Hash => {
-            let embedder = HashEmbedder::new();
+        Choice::Hash | Choice::HashOf(_) => {
+            let embedder = match choice {
+                Choice::HashOf(count) => HashEmbedder::with_dimensions(*count)?,
+                _ => HashEmbedder::new(),
+            };
             let (identity, dimensions) = (embedder.identity().to_owned(), embedder.dimensions());
             Worker::spawn(identity, dimensions, move || Ok(Box::new(embedder) as Box<dyn Embedder>)).map(Some)
         }
@@ -157,9 +196,25 @@ mod tests {
     fn a_choice_is_off_hash_or_a_known_model() {
         assert_eq!("off".parse(), Ok(Choice::Off));
         assert_eq!("hash".parse(), Ok(Choice::Hash));
+        assert_eq!(("hash-64".parse(), "hash-32".parse()), (Ok(Choice::Hash), Ok(Choice::HashOf(32))));
+        assert!("hash-3".parse::<Choice>().is_err());
         assert_eq!("all-MiniLM-L6-v2".parse(), Ok(Choice::default()));
         let error = "MiniLM".parse::<Choice>().unwrap_err().to_string();
         assert!(error.contains("all-MiniLM-L6-v2") && error.contains("MiniLM"), "{error}");
+    }
+
+    #[test]
+    fn a_choice_is_found_by_the_identity_of_its_vectors() {
+        for choice in [Choice::Hash, Choice::HashOf(32)] {
+            let identity = worker(&choice, DEFAULT_PRECISION, None).unwrap().unwrap().identity().to_owned();
+            assert_eq!(of_identity(&identity), Some((choice, DEFAULT_PRECISION)));
+        }
+        let model = manifest::builtin(manifest::DEFAULT_MODEL).unwrap();
+        for precision in Precision::ALL {
+            assert_eq!(of_identity(&model.identity(precision)), Some((Choice::default(), precision)));
+        }
+        assert_eq!(of_identity(&format!("{}@00000000", model.name)), None, "another revision is another model");
+        assert_eq!(of_identity("nothing"), None);
     }
 
     #[test]

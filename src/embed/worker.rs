@@ -18,6 +18,7 @@ type Answer<T> = oneshot::Sender<Result<T, EmbedError>>;
 enum Request {
     Embed(Vec<String>, Kind, Answer<Vec<Vec<f32>>>),
     Chunk(Vec<String>, Answer<Vec<Vec<Range<usize>>>>),
+    Tokens(Vec<String>, Answer<u64>),
 }
 
 /// What the texts are for.
@@ -95,6 +96,17 @@ impl Worker {
         self.ask(|answer| Request::Chunk(texts, answer)).await
     }
 
+    /// How many tokens these texts are together: see [`Embedder::count_tokens`].
+    ///
+    /// # Errors
+    /// As [`Worker::embed`].
+    pub async fn tokens(&self, texts: Vec<String>) -> Result<u64, EmbedError> {
+        if texts.is_empty() {
+            return Ok(0);
+        }
+        self.ask(|answer| Request::Tokens(texts, answer)).await
+    }
+
     async fn ask<T>(&self, request: impl FnOnce(Answer<T>) -> Request) -> Result<T, EmbedError> {
         let gone = || EmbedError::Failed("the model's thread has ended".to_owned());
         let (answer, answered) = oneshot::channel();
@@ -115,6 +127,7 @@ fn serve(mut state: State, mut queue: mpsc::Receiver<Request>) {
         match request {
             Request::Embed(_, _, answer) if answer.is_closed() => {}
             Request::Chunk(_, answer) if answer.is_closed() => {}
+            Request::Tokens(_, answer) if answer.is_closed() => {}
             Request::Embed(texts, kind, answer) => {
                 let done = work(&mut state, |embedder| embed_once(embedder, &texts, kind));
                 drop(answer.send(done));
@@ -122,6 +135,12 @@ fn serve(mut state: State, mut queue: mpsc::Receiver<Request>) {
             Request::Chunk(texts, answer) => {
                 let done = work(&mut state, |embedder| texts.iter().map(|text| embedder.chunk(text)).collect());
                 drop(answer.send(done));
+            }
+            Request::Tokens(texts, answer) => {
+                let sum = |embedder: &mut dyn Embedder| {
+                    texts.iter().try_fold(0, |sum, text| Ok(sum + embedder.count_tokens(text)? as u64))
+                };
+                drop(answer.send(work(&mut state, sum)));
             }
         }
     }
@@ -201,6 +220,10 @@ mod tests {
 
         fn chunk(&self, text: &str) -> Result<Vec<Range<usize>>, EmbedError> {
             self.0.chunk(text)
+        }
+
+        fn count_tokens(&self, text: &str) -> Result<usize, EmbedError> {
+            self.0.count_tokens(text)
         }
 
         fn embed(&mut self, texts: &[&str]) -> Result<Vec<Vec<f32>>, EmbedError> {

@@ -14,6 +14,9 @@ pub struct LaneId {
     pub sink: SinkKind,
     /// The target's name.
     pub target: String,
+    /// The identity of the model, for targets that one fills: each generation of a collection has lanes of its own.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub model: Option<String>,
     /// Which part of the keys: 0 of 1 is all.
     pub shard: u32,
     /// How many parts there are.
@@ -21,10 +24,18 @@ pub struct LaneId {
 }
 
 impl LaneId {
+    /// The lane of the whole table.
+    #[must_use]
+    pub fn new(table: &str, sink: SinkKind, target: &str, model: Option<&str>) -> Self {
+        let (table, target, model) = (table.to_owned(), target.to_owned(), model.map(str::to_owned));
+        Self { table, sink, target, model, shard: 0, shards: 1 }
+    }
+
     /// The name under which a sink stores the lane's checkpoint, and by which reports call it.
     #[must_use]
     pub fn name(&self) -> String {
-        format!("{}/{}/{}/{}-of-{}", self.table, self.sink.name(), self.target, self.shard, self.shards)
+        let model = self.model.as_ref().map_or_else(String::new, |model| format!("@{model}"));
+        format!("{}/{}/{}{model}/{}-of-{}", self.table, self.sink.name(), self.target, self.shard, self.shards)
     }
 }
 

@@ -9,7 +9,10 @@
 //!   durable and only then moved the checkpoints.
 //! - **One writer**: an embedded engine's directory is locked by the process that opened it.
 //!
-//! Sinks know nothing of each other, of Delta, of SQL over Silver or of models.
+//! - **Generations**: a target whose rows a model makes may be held several times, once for each model. One of them is in service. A
+//!   sink works on the generation of one model; [`Sink::of_model`] gives the same place as another model sees it.
+//!
+//! Sinks know nothing of each other, of Delta, of SQL over Silver, or of models beyond their identities.
 
 pub mod checkpoint;
 pub mod clickhouse;
@@ -17,6 +20,7 @@ pub mod graph;
 pub mod quarantine;
 pub mod vectors;
 
+use std::collections::HashMap;
 use std::fmt;
 use std::sync::Arc;
 
@@ -59,6 +63,33 @@ pub struct Page {
     pub keys: RecordBatch,
     /// Where the next page begins; `None` after the last.
     pub next: Option<String>,
+}
+
+/// Whether a generation answers questions.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Role {
+    /// It does.
+    Serving,
+    /// It did before the last [`Sink::promote`].
+    Kept,
+    /// It never did.
+    Building,
+}
+
+/// A target as one model made it.
+#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize)]
+pub struct Generation {
+    /// The target's name.
+    pub target: String,
+    /// The model's identity.
+    pub model: String,
+    /// Length of its vectors.
+    pub dimensions: usize,
+    /// Whether it answers questions.
+    pub role: Role,
+    /// Whether another process is at work on it: its lanes are that one's.
+    pub taken: bool,
 }
 
 /// A question in the engine's own terms, for people and applications.
@@ -145,8 +176,60 @@ pub trait Sink: Send + Sync + fmt::Debug {
     /// [`Class::Permanent`] when the engine does not take this kind of question, or refuses it.
     async fn query(&self, query: &Query) -> Result<Vec<serde_json::Map<String, serde_json::Value>>, SinkError>;
 
+    /// What is held of each target as each model made it, whichever model this sink works for. Empty where rows are made by no model.
+    async fn generations(&self) -> Result<Vec<Generation>, SinkError> {
+        Ok(Vec::new())
+    }
+
+    /// The same place for the generations of another model: all methods that take a target mean that model's generation of it, and
+    /// questions are answered by it. Checkpoints, [`Sink::flush`] and [`Sink::close`] are of the whole place.
+    ///
+    /// # Errors
+    /// [`Class::Permanent`] where rows are made by no model.
+    fn of_model(&self, model: &str, dimensions: usize) -> Result<Arc<dyn Sink>, SinkError> {
+        Err(without_models(self.kind(), &format!("{model} with {dimensions} dimensions")))
+    }
+
+    /// Puts this sink's generation of the target in service, in one step: whoever asks which one serves sees the old one or the new one.
+    /// The old one is kept. `tables` are the Silver tables that fill it. To repeat it changes nothing.
+    ///
+    /// # Errors
+    /// [`Class::Transient`] when a lane of it is not at least where the same lane of the one in service is.
+    async fn promote(&self, target: &str, _tables: &[String]) -> Result<(), SinkError> {
+        Err(without_models(self.kind(), target))
+    }
+
+    /// Deletes the model's generation of the target, with its checkpoints. One that is not there is no error.
+    ///
+    /// # Errors
+    /// [`Class::Stop`] when it is in service.
+    async fn drop_generation(&self, _target: &str, model: &str) -> Result<(), SinkError> {
+        Err(without_models(self.kind(), model))
+    }
+
+    /// Vectors that this sink's model made of texts with these hashes, by hash, whichever target holds them. Hashes of which it has none
+    /// are left out.
+    async fn vectors(&self, _hashes: Vec<String>) -> Result<HashMap<String, Vec<f32>>, SinkError> {
+        Ok(HashMap::new())
+    }
+
+    /// Bytes of storage that the model's generation of the target takes; none where the engine does not say.
+    async fn bytes(&self, _target: &str, _model: &str) -> Result<Option<u64>, SinkError> {
+        Ok(None)
+    }
+
+    /// Nothing is under way that another writer to the generations in service could disturb: an engine that one process alone can have open, and that
+    /// was opened to give way, lets others in that wait for it, and returns when it has it back. No work anywhere else.
+    async fn give_way(&self) -> Result<(), SinkError> {
+        Ok(())
+    }
+
     /// Makes everything accepted durable and lets go of the engine. The sink is not used after it.
     async fn close(&self) -> Result<(), SinkError>;
+}
+
+fn without_models(kind: SinkKind, what: &str) -> SinkError {
+    SinkError::permanent(kind.name(), format!("no model makes its rows, so it has no generations: asked for {what}"))
 }
 
 /// What an error asks of the caller. Decided from the cause in one `match` per sink; what is not known is permanent.

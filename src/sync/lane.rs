@@ -1,32 +1,33 @@
 //! A lane: one Silver table and one target, how far it has come, and what is next for it.
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 
-use super::lake::Opened;
-use super::open::Setup;
+use super::lanes::Place;
+use super::points::Foreseen;
 use super::{LaneError, Options};
 use crate::changes::{From, Plan, Strategy, Table};
 use crate::mapping::Projection;
 use crate::mapping::target::Target;
 use crate::report::TargetReport;
-use crate::sinks::{Checkpoint, LaneId, Pending, Sink, SinkError};
+use crate::sinks::{Checkpoint, LaneId, Pending, Sink};
 
 /// A lane on its way.
 #[derive(Debug)]
 pub(super) struct Lane {
     pub(super) projection: Arc<Projection>,
-    pub(super) sink: Arc<dyn Sink>,
+    /// Where its rows go and what makes their vectors.
+    pub(super) place: Place,
     pub(super) checkpoint: Option<Checkpoint>,
     pub(super) report: TargetReport,
     /// Why it goes no further.
     pub(super) failed: Option<LaneError>,
-    /// The model's identity, for vectors.
-    pub(super) model: Option<String>,
     pub(super) schema_fingerprint: String,
     /// Whether a repair that was asked for is done.
     pub(super) repaired: bool,
     /// The highest version that the sink holds of a lane without a checkpoint.
     pub(super) newest: Option<u64>,
+    /// What a dry run would embed, of all lanes.
+    pub(super) foreseen: Arc<Mutex<Foreseen>>,
 }
 
 /// What is next for a lane.
@@ -49,23 +50,26 @@ impl Lane {
     }
 
     pub(super) fn id(&self) -> LaneId {
-        let target = self.target();
-        LaneId { table: target.table.clone(), sink: target.sink(), target: target.name.clone(), shard: 0, shards: 1 }
+        self.place.lane_id(self.target())
+    }
+
+    pub(super) fn sink(&self) -> &Arc<dyn Sink> {
+        &self.place.sink
     }
 
     /// The lane as it is handed to a worker.
     pub(super) fn again(&self) -> Self {
         Self {
             projection: self.projection.clone(),
-            sink: self.sink.clone(),
+            place: self.place.clone(),
             checkpoint: self.checkpoint.clone(),
             report: TargetReport::new(self.report.sink, &self.report.target),
             failed: None,
-            model: self.model.clone(),
             schema_fingerprint: self.schema_fingerprint.clone(),
             // A lane that is handed out takes a step, and the first step of a repair is the repair.
             repaired: true,
             newest: self.newest,
+            foreseen: self.foreseen.clone(),
         }
     }
 
@@ -81,9 +85,9 @@ impl Lane {
     pub(super) async fn next(&mut self, table: &Table, options: &Options) -> Result<Option<Step>, LaneError> {
         let Some(checkpoint) = &self.checkpoint else {
             let plan = table.plan(None).await?;
-            let page = self.sink.list(self.target(), None, 1).await?;
+            let page = self.sink().list(self.target(), None, 1).await?;
             let careful = page.keys.num_rows() > 0;
-            self.newest = self.sink.newest(self.target()).await?;
+            self.newest = self.sink().newest(self.target()).await?;
             return Ok(Some(Step { plan, files_done: 0, careful, rebuild: false }));
         };
         if let Some(why) = self.changed(checkpoint) {
@@ -136,7 +140,7 @@ impl Lane {
     }
 
     /// What about the projection is not what the checkpoint was made by.
-    fn changed(&self, checkpoint: &Checkpoint) -> Option<String> {
+    pub(super) fn changed(&self, checkpoint: &Checkpoint) -> Option<String> {
         let name = self.id().name();
         if checkpoint.mapping_fingerprint != self.target().fingerprint {
             return Some(format!(
@@ -144,10 +148,6 @@ impl Lane {
                  that it reads",
                 self.target().name
             ));
-        }
-        if checkpoint.model != self.model {
-            let (then, now) = (checkpoint.model.as_deref().unwrap_or("none"), self.model.as_deref().unwrap_or("none"));
-            return Some(format!("the lane {name} was embedded by {then}, and the configuration names {now}"));
         }
         None
     }
@@ -179,7 +179,7 @@ impl Lane {
             generation,
             schema_fingerprint: self.schema_fingerprint.clone(),
             mapping_fingerprint: self.target().fingerprint.clone(),
-            model: self.model.clone(),
+            model: self.place.model.clone(),
             updated_at: now(),
         }
     }
@@ -225,102 +225,4 @@ pub(super) fn describe(error: &dyn std::error::Error) -> String {
 
 pub(super) fn now() -> String {
     chrono::Utc::now().to_rfc3339_opts(chrono::SecondsFormat::Millis, true)
-}
-
-/// The lanes of every opened table, with their checkpoints, their sinks prepared. What fails for a sink or a target is written on
-/// its lanes; the others are not touched by it.
-pub(super) async fn lanes(setup: &Setup, opened: &Opened, options: &Options) -> Vec<Lane> {
-    let mut lanes = Vec::new();
-    for sink in &setup.sinks {
-        let mut of_sink: Vec<Lane> = Vec::new();
-        for table in opened.mapping.tables.values() {
-            for projection in table.projections.iter().filter(|p| p.target().sink() == sink.kind()) {
-                let target = projection.target();
-                let mut lane = Lane {
-                    projection: projection.clone(),
-                    sink: sink.clone(),
-                    checkpoint: None,
-                    report: TargetReport::new(target.sink(), &target.name),
-                    failed: None,
-                    model: setup.model_of(target),
-                    schema_fingerprint: table.schema_fingerprint.clone(),
-                    repaired: false,
-                    newest: None,
-                };
-                if let Err(error) = sink.check(target) {
-                    lane.fail(error.into());
-                }
-                of_sink.push(lane);
-            }
-        }
-        if let Err(error) = ready(sink, &mut of_sink, opened, options).await {
-            for lane in of_sink.iter_mut().filter(|lane| lane.failed.is_none()) {
-                lane.fail(again(&error).into());
-            }
-        }
-        lanes.append(&mut of_sink);
-    }
-    lanes
-}
-
-/// The same error for another lane; its causes become part of the message.
-pub(super) fn again(error: &SinkError) -> SinkError {
-    let text = describe(error);
-    let message = text.strip_prefix(&format!("{}: ", error.sink)).unwrap_or(&text).to_owned();
-    SinkError { class: error.class, sink: error.sink, message, source: None }
-}
-
-/// Reads the checkpoints of a sink, and prepares the lanes that may be written to.
-async fn ready(sink: &Arc<dyn Sink>, lanes: &mut [Lane], opened: &Opened, options: &Options) -> Result<(), SinkError> {
-    for checkpoint in sink.checkpoints().await? {
-        if let Some(lane) = lanes.iter_mut().find(|lane| lane.id() == checkpoint.lane) {
-            lane.checkpoint = Some(checkpoint);
-        }
-    }
-    if options.dry_run {
-        return Ok(());
-    }
-    let wanted = |lane: &&Lane| {
-        let changed = lane.checkpoint.as_ref().is_some_and(|c| lane.changed(c).is_some());
-        lane.failed.is_none() && (options.rebuild || !changed)
-    };
-    let mut targets: Vec<Arc<Target>> = lanes.iter().filter(wanted).map(|lane| lane.target().clone()).collect();
-    let refused = |error: &SinkError| error.class == crate::sinks::Class::Stop;
-    if let Err(error) = sink.prepare(&targets, &[]).await {
-        if !refused(&error) {
-            return Err(error);
-        }
-        // One that waits for a decision holds back no other.
-        let wanted = targets.clone();
-        for lane in lanes.iter_mut().filter(|lane| wanted.iter().any(|t| Arc::ptr_eq(t, lane.target()))) {
-            if let Err(error) = sink.prepare(std::slice::from_ref(lane.target()), &[]).await {
-                targets.retain(|t| !Arc::ptr_eq(t, lane.projection.target()));
-                lane.fail(error.into());
-            }
-        }
-    }
-    let dimensions: Vec<_> = opened
-        .mapping
-        .dimensions
-        .iter()
-        .filter(|d| d.bridges.iter().all(|(bridge, _)| targets.iter().any(|t| t.name == *bridge)))
-        .cloned()
-        .collect();
-    sink.prepare(&targets, &dimensions).await
-}
-
-/// Lanes of which a sink holds a checkpoint and the mapping says nothing.
-pub(super) async fn left_alone(setup: &Setup) -> Vec<String> {
-    let mut found = Vec::new();
-    for sink in &setup.sinks {
-        for checkpoint in sink.checkpoints().await.unwrap_or_default() {
-            let lane = &checkpoint.lane;
-            let known =
-                setup.mapping.tables.get(&lane.table).is_some_and(|t| t.targets().contains(&(lane.sink, lane.target.as_str())));
-            if !known {
-                found.push(lane.name());
-            }
-        }
-    }
-    found
 }

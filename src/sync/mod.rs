@@ -5,10 +5,15 @@
 //! read; each sink works on its own task behind a bounded queue, so that one that is slow or down holds back no other.
 
 mod batch;
+mod gate;
 mod lake;
 mod lane;
+mod lanes;
+mod models;
 mod open;
 mod points;
+mod reembed;
+mod search;
 mod status;
 mod table;
 mod verify;
@@ -20,8 +25,12 @@ use std::sync::Arc;
 use tokio::sync::Mutex;
 use tokio_util::sync::CancellationToken;
 
+pub use gate::Gate;
 pub use lake::Opened;
+pub use models::Models;
 pub use open::{Needed, OpenError, Setup, runtime};
+pub use reembed::{Reembed, abandon, drop_old, foresee, reembed, rollback};
+pub use search::{Answers, Question, SearchError, search};
 pub use status::status;
 pub use verify::verify;
 
@@ -51,10 +60,12 @@ pub trait Progress: Send + Sync + std::fmt::Debug {
     fn table(&self, table: &str, strategy: &str, records: Option<u64>);
     /// So many records were handed to the sinks.
     fn records(&self, table: &str, count: u64);
-    /// So many texts were embedded.
-    fn texts(&self, count: u64);
+    /// So many texts were embedded; `tokens` is how many they were together, where that is counted, and else 0.
+    fn texts(&self, count: u64, tokens: u64);
     /// Reading of a table is over.
     fn done(&self, table: &str);
+    /// What a rebuild of a collection is at.
+    fn phase(&self, _collection: &str, _what: &str) {}
 }
 
 /// Why a lane did not get where it should.
@@ -104,16 +115,26 @@ pub async fn sync(setup: &Setup, options: &Options) -> Result<SyncReport, OpenEr
 /// # Errors
 /// As [`sync`].
 pub async fn sync_opened(setup: &Setup, opened: Opened, options: &Options) -> Result<SyncReport, OpenError> {
+    run(setup, opened, options, None).await
+}
+
+async fn open_quarantine(setup: &Setup) -> Result<Quarantine, OpenError> {
     let quarantine = Quarantine::open(&setup.config.quarantine, setup.storage_options()).await?;
-    let quarantine = Arc::new(Mutex::new(quarantine.with_entries_max(setup.config.quarantine_entries_max)));
+    Ok(quarantine.with_entries_max(setup.config.quarantine_entries_max))
+}
+
+/// A run over all lanes, or over those of one generation.
+async fn run(setup: &Setup, opened: Opened, options: &Options, only: Option<&lanes::Only>) -> Result<SyncReport, OpenError> {
+    let quarantine = Arc::new(Mutex::new(open_quarantine(setup).await?));
     let mut report = SyncReport { missing_tables: opened.missing.clone(), ..SyncReport::default() };
-    let mut lanes = lane::lanes(setup, &opened, options).await;
-    report.left_alone = lane::left_alone(setup).await;
+    let lanes::Lanes { mut lanes, notes } = lanes::lanes(setup, &opened, options, only).await;
+    report.notes = notes.into_iter().collect();
+    report.left_alone = lanes::left_alone(setup).await;
     report.tables = opened.failed.iter().map(|(name, error)| setup.unreadable(name, error)).collect();
     report.tables.extend(setup.unopened.iter().flat_map(|(sink, error)| setup.without(*sink, error)));
     for (name, table) in &opened.tables {
         let of_table: Vec<lane::Lane> = lanes.extract_if(.., |lane| lane.table() == name).collect();
-        let run = table::Run { setup, options, table: table.clone(), quarantine: quarantine.clone() };
+        let run = table::Run { setup, options, table: table.clone(), quarantine: quarantine.clone(), filling: only.is_some() };
         report.tables.extend(run.run(of_table).await);
     }
     report.interrupted = options.cancel.is_cancelled();

@@ -9,16 +9,20 @@ use datafusion::execution::runtime_env::{RuntimeEnv, RuntimeEnvBuilder};
 
 use super::lake::{Lake, Opened, storage_options};
 use super::lane::describe;
+use super::models::Models;
 use crate::changes::{ChangesError, RecordCounts, Strategy, Table};
 use crate::config::{Config, ConfigError, MissingTables, SinkUrl, shown};
-use crate::embed::{self, EmbedError, Worker};
+use crate::embed::{EmbedError, Worker};
 use crate::fetch::{FetchError, Paths};
 use crate::mapping::file::TableEntry;
-use crate::mapping::target::{Shape, Target};
+use crate::mapping::target::Shape;
 use crate::mapping::{MappingError, MappingFile, compile};
 use crate::report::{TableReport, TargetReport};
 use crate::sinks::quarantine::QuarantineError;
 use crate::sinks::{Class, Sink, SinkError, SinkKind, clickhouse, graph, vectors};
+
+/// Records in one batch of work that gives way: others wait for a batch to end, and what a killed process loses is no more than one.
+const BATCH_ROWS_GIVING_WAY: usize = 512;
 
 /// Why nothing could be tried.
 #[derive(Debug, thiserror::Error)]
@@ -59,8 +63,10 @@ pub struct Setup {
     pub sinks: Vec<Arc<dyn Sink>>,
     /// Sinks that are configured and could not be opened: a run goes on without them and says so.
     pub unopened: Vec<(SinkKind, SinkError)>,
-    /// What makes vectors; none when embedding is off.
+    /// What makes vectors of new collections; none when embedding is off.
     pub embedder: Option<Arc<Worker>>,
+    /// What makes vectors of collections that are of other models.
+    pub models: Models,
     /// Memory and spilling.
     pub runtime: Arc<RuntimeEnv>,
 }
@@ -98,17 +104,31 @@ impl Setup {
     /// # Errors
     /// [`OpenError`] naming what cannot be opened.
     pub async fn open(config: Config, files: &Paths, needed: Needed) -> Result<Self, OpenError> {
+        Self::open_as(config, files, needed, false).await
+    }
+
+    /// Opens the vector index alone, for work that takes long and gives way to other processes in between.
+    ///
+    /// # Errors
+    /// [`OpenError`] naming what cannot be opened.
+    pub async fn open_giving_way(mut config: Config, files: &Paths) -> Result<Self, OpenError> {
+        config.batch_rows = config.batch_rows.min(BATCH_ROWS_GIVING_WAY);
+        Self::open_as(config, files, Needed { clickhouse: false, graph: false, vectors: true }, true).await
+    }
+
+    async fn open_as(config: Config, files: &Paths, needed: Needed, gives_way: bool) -> Result<Self, OpenError> {
         let mapping = MappingFile::read(&config.mapping)?;
-        let embedder = embedder(&config, files, needed)?;
+        let models = Models::new(files.models.clone());
+        let embedder = embedder(&config, &models, needed)?;
         let runtime = runtime(&config)?;
         // Together, because each reads what it holds, and none waits for another.
         let opened = futures::join!(
             open_clickhouse(&config, files, needed),
             open_graph(&config, needed),
-            open_vectors(&config, embedder.as_deref())
+            open_vectors(&config, embedder.as_deref(), gives_way)
         );
         let (sinks, unopened) = sorted([opened.0, opened.1, opened.2])?;
-        Ok(Self { config, mapping, sinks, unopened, embedder, runtime })
+        Ok(Self { config, mapping, sinks, unopened, embedder, models, runtime })
     }
 
     /// [`Setup::open`] with all sinks, while the tables are opened for the [`super::sync_opened`] to come, so that neither waits for
@@ -118,7 +138,8 @@ impl Setup {
     /// [`OpenError`] naming what cannot be opened.
     pub async fn open_with_tables(config: Config, files: &Paths) -> Result<(Self, Opened), OpenError> {
         let mapping = MappingFile::read(&config.mapping)?;
-        let embedder = embedder(&config, files, Needed::ALL)?;
+        let models = Models::new(files.models.clone());
+        let embedder = embedder(&config, &models, Needed::ALL)?;
         let runtime = runtime(&config)?;
         let lake = Lake { config: &config, mapping: &mapping, runtime: &runtime };
         let graph = open_graph(&config, Needed::ALL).await;
@@ -129,11 +150,14 @@ impl Setup {
             lake.wake_for(&first, &tables).await;
             lake.compile(tables).await
         };
-        let (clickhouse, vectors, opened) =
-            futures::join!(open_clickhouse(&config, files, Needed::ALL), open_vectors(&config, embedder.as_deref()), tables);
+        let (clickhouse, vectors, opened) = futures::join!(
+            open_clickhouse(&config, files, Needed::ALL),
+            open_vectors(&config, embedder.as_deref(), false),
+            tables
+        );
         let (sinks, unopened) = sorted([clickhouse, graph, vectors])?;
         let opened = opened?;
-        Ok((Self { config, mapping, sinks, unopened, embedder, runtime }, opened))
+        Ok((Self { config, mapping, sinks, unopened, embedder, models, runtime }, opened))
     }
 
     /// Closes the sinks: everything accepted becomes durable.
@@ -163,19 +187,6 @@ impl Setup {
     pub(super) async fn open_tables(&self) -> Result<Opened, OpenError> {
         let tables = self.lake().tables().await?;
         self.lake().compile(tables).await
-    }
-
-    /// The model's identity for targets that have one.
-    pub(super) fn model_of(&self, target: &Target) -> Option<String> {
-        match target.shape {
-            Shape::Points { .. } => self.embedder.as_ref().map(|e| e.identity().to_owned()),
-            _ => None,
-        }
-    }
-
-    /// Vector length of what a sink stores for any target.
-    pub(super) fn dimensions(&self) -> usize {
-        self.embedder.as_ref().map_or(0, |e| e.dimensions())
     }
 
     /// An entry for each table whose targets a sink would hold that could not be opened.
@@ -215,6 +226,7 @@ impl Setup {
             sinks: Vec::new(),
             unopened: Vec::new(),
             embedder: None,
+            models: Models::default(),
         };
         let mut notes = Vec::new();
         let mut schemas = BTreeMap::new();
@@ -253,11 +265,11 @@ impl Setup {
 /// What opening gives; nothing where the sink is not configured or not needed.
 type OpenedSink = Option<(SinkKind, Result<Arc<dyn Sink>, SinkError>)>;
 
-fn embedder(config: &Config, files: &Paths, needed: Needed) -> Result<Option<Arc<Worker>>, OpenError> {
+fn embedder(config: &Config, models: &Models, needed: Needed) -> Result<Option<Arc<Worker>>, OpenError> {
     if config.vectors.is_none() || !needed.vectors {
         return Ok(None);
     }
-    Ok(embed::worker(&config.embed, config.precision, files.model_dir.as_deref())?.map(Arc::new))
+    Ok(models.make(&config.embed, config.precision)?)
 }
 
 /// The sinks that opened and those that did not. One that another run holds, or that waits for a decision, stops the run; one that is
@@ -290,10 +302,11 @@ async fn open_graph(config: &Config, needed: Needed) -> OpenedSink {
     Some((SinkKind::Graph, opened.map(|sink| Arc::new(sink) as Arc<dyn Sink>)))
 }
 
-async fn open_vectors(config: &Config, embedder: Option<&Worker>) -> OpenedSink {
+async fn open_vectors(config: &Config, embedder: Option<&Worker>, gives_way: bool) -> OpenedSink {
     let (Some(SinkUrl::Edge(path)), Some(embedder)) = (&config.vectors, embedder) else { return None };
     let (model, dimensions) = (embedder.identity().to_owned(), embedder.dimensions());
-    let opened = vectors::open(vectors::VectorsOptions { path: path.clone(), model, dimensions }).await;
+    let options = vectors::VectorsOptions { path: path.clone(), model, dimensions };
+    let opened = if gives_way { vectors::open_giving_way(options).await } else { vectors::open(options).await };
     Some((SinkKind::Vectors, opened.map(|sink| Arc::new(sink) as Arc<dyn Sink>)))
 }
 

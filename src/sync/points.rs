@@ -3,11 +3,11 @@
 
 use std::cell::RefCell;
 use std::collections::{BTreeMap, HashMap, HashSet};
-use std::sync::Arc;
+use std::sync::{Arc, PoisonError};
 
 use arrow::array::{Array, AsArray, RecordBatch, StringArray, UInt32Array};
 use arrow::compute::{concat_batches, take_record_batch};
-use arrow::datatypes::{DataType, Field, Float32Type, Schema};
+use arrow::datatypes::Float32Type;
 
 use super::LaneError;
 use super::batch::Batch;
@@ -21,6 +21,37 @@ use crate::report::Counts;
 use crate::sinks::Write;
 
 type Vectors = HashMap<String, Arc<[f32]>>;
+
+/// So many texts are kept of those that a dry run would embed, to measure how long they take.
+const SAMPLE: usize = 128;
+
+/// What a dry run would embed: no text twice, because what is embedded is found afterwards.
+#[derive(Debug, Default)]
+pub(super) struct Foreseen {
+    hashes: HashSet<String>,
+    pub(super) tokens: u64,
+    /// The texts of the least hashes, which is a fair choice.
+    pub(super) sample: BTreeMap<String, String>,
+}
+
+impl Foreseen {
+    pub(super) fn texts(&self) -> u64 {
+        self.hashes.len() as u64
+    }
+
+    fn see(&mut self, hash: &str, text: &str) -> bool {
+        if !self.hashes.insert(hash.to_owned()) {
+            return false;
+        }
+        if self.sample.len() < SAMPLE || self.sample.last_key_value().is_some_and(|(last, _)| hash < last.as_str()) {
+            self.sample.insert(hash.to_owned(), text.to_owned());
+            if self.sample.len() > SAMPLE {
+                self.sample.pop_last();
+            }
+        }
+        true
+    }
+}
 
 /// The work of a lane of points. A dry run counts texts and embeds none.
 pub(super) async fn work(
@@ -41,17 +72,17 @@ pub(super) async fn work(
     let came = concat_batches(&came.schema(), [&came, sides.replacing.rows()])?;
 
     let was = cut(embedder, target, &went).await?;
-    let held = held(lane.sink.as_ref(), target, &sides.replaced, embedder.dimensions()).await?;
+    let held = held(lane.sink().as_ref(), target, &sides.replaced, embedder.dimensions()).await?;
     let known = vectors_of(&held, embedder.identity())?;
     let is = cut(embedder, target, &came).await?;
-    let before = concat_batches(&held.schema(), [&lane.sink.image(target, &was.rows)?, &held])?;
+    let before = concat_batches(&held.schema(), [&lane.sink().image(target, &was.rows)?, &held])?;
     let before = Indexed::distinct(&before, &target.stored_key(), &[VECTOR])?;
-    let after = Indexed::distinct(&lane.sink.image(target, &is.rows)?, &target.stored_key(), &[VECTOR])?;
+    let after = Indexed::distinct(&lane.sink().image(target, &is.rows)?, &target.stored_key(), &[VECTOR])?;
     let change = diff(&before, &after)?;
 
     let needed = needed(&before, &after, &change)?;
-    let texts = Texts { lane, embedder, pieces: &is, dry_run };
-    let (vectors, embedded) = texts.vectors(&needed, known).await?;
+    let texts = Texts { lane, embedder, pieces: &is, dry_run, tokens: manner.tokens };
+    let Made { vectors, embedded, tokens } = texts.vectors(&needed, known).await?;
     let places = upserted(&change);
     let upserts = take_record_batch(&is.rows, &places)?;
     let hashes = text_hashes(&upserts)?;
@@ -71,7 +102,7 @@ pub(super) async fn work(
     counts.given += untouched + sides.bad_rows;
     counts.quarantined = sides.bad_rows;
     let write = Write { target: target.clone(), version, upserts, deletes };
-    Ok(Work { write, counts, faults: sides.faults, mended: sides.mended })
+    Ok(Work { write, counts, faults: sides.faults, mended: sides.mended, texts: embedded.len() as u64, tokens })
 }
 
 /// Positions in `after` of chunks that need a vector: new ones, and those with another text or model.
@@ -90,11 +121,18 @@ struct Texts<'a> {
     embedder: &'a Worker,
     pieces: &'a Pieces,
     dry_run: bool,
+    tokens: bool,
+}
+
+/// Vectors by text hash, the hashes of texts that had to be embedded, and their tokens where they were asked for.
+struct Made {
+    vectors: Vectors,
+    embedded: HashSet<String>,
+    tokens: u64,
 }
 
 impl Texts<'_> {
-    /// The vectors by text hash, and the hashes of texts that had to be embedded.
-    async fn vectors(&self, needed: &HashSet<u32>, known: Vectors) -> Result<(Vectors, HashSet<String>), LaneError> {
+    async fn vectors(&self, needed: &HashSet<u32>, known: Vectors) -> Result<Made, LaneError> {
         let hashes = text_hashes(&self.pieces.rows)?;
         let mut places: Vec<u32> = needed.iter().copied().collect();
         places.sort_unstable();
@@ -107,25 +145,25 @@ impl Texts<'_> {
         }
         let mut vectors = known;
         if !wanted.is_empty() {
-            vectors.extend(self.stored(wanted.keys().cloned().collect()).await?);
+            // Whatever target of the sink holds them.
+            let stored = self.lane.sink().vectors(wanted.keys().cloned().collect()).await?;
+            vectors.extend(stored.into_iter().map(|(hash, vector)| (hash, Arc::from(vector))));
         }
         wanted.retain(|hash, _| !vectors.contains_key(hash));
+        if self.dry_run {
+            let mut foreseen = self.lane.foreseen.lock().unwrap_or_else(PoisonError::into_inner);
+            wanted.retain(|hash, place| foreseen.see(hash, &self.pieces.texts[*place]));
+        }
         let embedded: HashSet<String> = wanted.keys().cloned().collect();
-        if !self.dry_run && !wanted.is_empty() {
-            let texts: Vec<String> = wanted.values().map(|place| self.pieces.texts[*place].clone()).collect();
+        let texts: Vec<String> = wanted.values().map(|place| self.pieces.texts[*place].clone()).collect();
+        let tokens = if self.tokens { self.embedder.tokens(texts.clone()).await? } else { 0 };
+        if self.dry_run {
+            self.lane.foreseen.lock().unwrap_or_else(PoisonError::into_inner).tokens += tokens;
+        } else if !texts.is_empty() {
             let made = self.embedder.embed(texts).await?;
             vectors.extend(wanted.into_keys().zip(made).map(|(hash, vector)| (hash, Arc::from(vector))));
         }
-        Ok((vectors, embedded))
-    }
-
-    /// Vectors that the sink holds for these texts, made by the same model.
-    async fn stored(&self, hashes: Vec<String>) -> Result<Vectors, LaneError> {
-        let schema = Arc::new(Schema::new(vec![Field::new(TEXT_HASH, DataType::Utf8, false)]));
-        let keys = RecordBatch::try_new(schema, vec![Arc::new(StringArray::from(hashes))])?;
-        let target = self.lane.target();
-        let found = held(self.lane.sink.as_ref(), target, &keys, self.embedder.dimensions()).await?;
-        vectors_of(&found, self.embedder.identity())
+        Ok(Made { vectors, embedded, tokens })
     }
 }
 

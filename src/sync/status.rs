@@ -1,9 +1,11 @@
 //! How far the lanes have come: versions, lag, what is pending, what is in quarantine.
 
+use super::lanes::Places;
 use super::open::{OpenError, Setup};
+use crate::mapping::target::SinkKind;
 use crate::report::{LaneStatus, StatusReport};
 use crate::sinks::quarantine::Quarantine;
-use crate::sinks::{Checkpoint, LaneId};
+use crate::sinks::{Checkpoint, LaneId, Role};
 
 /// Reads checkpoints, table versions and quarantine; changes nothing.
 ///
@@ -15,6 +17,7 @@ pub async fn status(setup: &Setup) -> Result<StatusReport, OpenError> {
     let mut report = StatusReport::default();
     for sink in &setup.sinks {
         let checkpoints = sink.checkpoints().await?;
+        let places = Places::of(setup, sink).await?;
         for (table, entry) in &setup.mapping.tables {
             let latest = opened.tables.get(table).map(|t| t.version());
             let note = match opened.failed.iter().find(|(name, _)| name == table) {
@@ -23,10 +26,15 @@ pub async fn status(setup: &Setup) -> Result<StatusReport, OpenError> {
                 None => None,
             };
             for (kind, target) in entry.targets().into_iter().filter(|(kind, _)| *kind == sink.kind()) {
-                let lane = LaneId { table: table.clone(), sink: kind, target: target.to_owned(), shard: 0, shards: 1 };
-                let checkpoint = checkpoints.iter().find(|c| c.lane == lane);
-                let quarantined = quarantine.keys(table, &lane.name()).len() as u64;
-                report.lanes.push(of_lane(lane, checkpoint, latest, quarantined, note.clone()));
+                let of_target = if kind == SinkKind::Vectors { places.of_collection(target) } else { vec![places.rows()] };
+                for place in of_target {
+                    let id = LaneId::new(table, kind, target, place.model.as_deref());
+                    let checkpoint = checkpoints.iter().find(|c| c.lane == id);
+                    let quarantined = quarantine.keys(table, &id.name()).len() as u64;
+                    let shown = LaneId { target: place.name(target), ..id };
+                    let note = note.clone().or_else(|| about(place.role, place.lacks.as_deref()));
+                    report.lanes.push(of_lane(shown, checkpoint, latest, quarantined, note));
+                }
             }
         }
         for checkpoint in &checkpoints {
@@ -39,6 +47,19 @@ pub async fn status(setup: &Setup) -> Result<StatusReport, OpenError> {
         }
     }
     Ok(report)
+}
+
+/// What is to be said of a generation.
+fn about(role: Role, lacks: Option<&str>) -> Option<String> {
+    let of_role = match role {
+        Role::Serving => None,
+        Role::Kept => Some("in service before; kept for a rollback"),
+        Role::Building => Some("being built"),
+    };
+    match (of_role, lacks) {
+        (Some(of_role), Some(lacks)) => Some(format!("{of_role}; {lacks}")),
+        (of_role, lacks) => of_role.or(lacks).map(str::to_owned),
+    }
 }
 
 fn of_lane(

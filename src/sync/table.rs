@@ -29,6 +29,8 @@ pub(super) struct Run<'a> {
     pub(super) options: &'a Options,
     pub(super) table: Arc<Table>,
     pub(super) quarantine: Arc<Mutex<Quarantine>>,
+    /// Whether the lanes are those of one generation alone, which is to be filled.
+    pub(super) filling: bool,
 }
 
 /// What reading one step found, besides what went to the lanes.
@@ -71,7 +73,7 @@ impl Run<'_> {
         if !resting.is_empty() {
             reports.push(self.resting(resting));
         }
-        if whole && !self.options.dry_run && !self.options.cancel.is_cancelled() {
+        if whole && !self.filling && !self.options.dry_run && !self.options.cancel.is_cancelled() {
             self.forget(&good, &mended).await;
         }
         reports
@@ -110,24 +112,21 @@ impl Run<'_> {
         let projection = lanes[0].projection.clone();
         let mut queues = Vec::new();
         let mut workers = JoinSet::new();
-        for sink in &self.setup.sinks {
-            let of_sink: Vec<Lane> = Vec::new();
-            let mut of_sink = of_sink;
-            for lane in &lanes {
-                if lane.sink.kind() == sink.kind() {
-                    of_sink.push(lane.again());
-                }
+        let mut places: Vec<Vec<Lane>> = Vec::new();
+        for lane in &lanes {
+            match places.iter_mut().find(|of_place| Arc::ptr_eq(of_place[0].sink(), lane.sink())) {
+                Some(of_place) => of_place.push(lane.again()),
+                None => places.push(vec![lane.again()]),
             }
-            if of_sink.is_empty() {
-                continue;
-            }
+        }
+        for of_place in places {
             let (sender, queue) = mpsc::channel(QUEUE_BATCHES);
             let worker = Worker {
-                sink: sink.clone(),
-                lanes: of_sink,
+                sink: of_place[0].sink().clone(),
+                lanes: of_place,
                 step: step.clone(),
                 table: self.table.clone(),
-                embedder: self.setup.embedder.clone(),
+                filling: self.filling,
                 quarantine: self.quarantine.clone(),
                 options: self.options.clone(),
                 text_bytes: self.setup.config.text_bytes,

@@ -10,6 +10,7 @@ use futures::StreamExt;
 
 use super::batch::Batch;
 use super::lane::describe;
+use super::lanes::{Place, Places};
 use super::open::{OpenError, Setup};
 use super::work::{Manner, held, keys_only, sides};
 use super::{LaneError, table};
@@ -20,7 +21,7 @@ use crate::mapping::diff::{Indexed, diff};
 use crate::mapping::target::{Shape, VECTOR};
 use crate::report::{VerifiedTarget, VerifyReport};
 use crate::sinks::quarantine::Quarantine;
-use crate::sinks::{LaneId, Sink};
+use crate::sinks::{Checkpoint, LaneId, Role};
 
 /// So many differences are shown of each target.
 const EXAMPLES: usize = 5;
@@ -30,7 +31,7 @@ struct Subject<'a> {
     setup: &'a Setup,
     table: &'a Arc<Table>,
     projection: &'a Arc<Projection>,
-    sink: &'a Arc<dyn Sink>,
+    place: Place,
     quarantined: HashSet<String>,
     found: VerifiedTarget,
 }
@@ -46,29 +47,20 @@ pub async fn verify(setup: &Setup) -> Result<VerifyReport, OpenError> {
     let mut report = VerifyReport::default();
     for sink in &setup.sinks {
         let checkpoints = sink.checkpoints().await?;
+        let places = Places::of(setup, sink).await?;
         for (name, compiled) in &opened.mapping.tables {
             let Some(table) = opened.tables.get(name) else { continue };
             for projection in compiled.projections.iter().filter(|p| p.target().sink() == sink.kind()) {
-                let target = projection.target();
-                let lane = LaneId { table: name.clone(), sink: target.sink(), target: target.name.clone(), shard: 0, shards: 1 };
-                let checkpoint = checkpoints.iter().find(|c| c.lane == lane);
-                let version = checkpoint.and_then(|c| c.version);
-                let mut quarantined = quarantine.keys(name, &lane.name());
-                quarantined.extend(quarantine.keys(name, "*"));
-                let mut subject = Subject { setup, table, projection, sink, quarantined, found: blank(&lane, version) };
-                let compared = match version {
-                    Some(version) => subject.compare(version).await,
-                    None => Err(LaneError::Ended("it was never synced to the end".to_owned())),
-                };
-                subject.found.error = compared.err().map(|error| describe(&error));
-                report.targets.push(subject.found);
+                for place in places.of_target(projection.target()) {
+                    report.targets.extend(one(setup, table, projection, place, &checkpoints, &quarantine).await);
+                }
             }
         }
         for (name, error) in &opened.failed {
             let entry = setup.mapping.tables.get(name);
             for (kind, target) in entry.map(crate::mapping::file::TableEntry::targets).unwrap_or_default() {
                 if kind == sink.kind() {
-                    let lane = LaneId { table: name.clone(), sink: kind, target: target.to_owned(), shard: 0, shards: 1 };
+                    let lane = LaneId::new(name, kind, target, None);
                     report.targets.push(VerifiedTarget { error: Some(describe(error)), ..blank(&lane, None) });
                 }
             }
@@ -76,6 +68,36 @@ pub async fn verify(setup: &Setup) -> Result<VerifyReport, OpenError> {
     }
     report.elapsed_ms = u64::try_from(began.elapsed().as_millis()).unwrap_or(u64::MAX);
     Ok(report)
+}
+
+/// One lane compared; none when its generation does not serve and is under way, or is no longer kept current.
+async fn one(
+    setup: &Setup,
+    table: &Arc<Table>,
+    projection: &Arc<Projection>,
+    place: Place,
+    checkpoints: &[Checkpoint],
+    quarantine: &Quarantine,
+) -> Option<VerifiedTarget> {
+    let target = projection.target();
+    let lane = place.lane_id(target);
+    let checkpoint = checkpoints.iter().find(|c| c.lane == lane);
+    let version = checkpoint.and_then(|c| c.version);
+    let rests = version.is_some() && checkpoint.is_some_and(|c| c.pending.is_none()) && place.lacks.is_none() && !place.taken;
+    if place.role != Role::Serving && !rests {
+        return None;
+    }
+    let mut quarantined = quarantine.keys(&target.table, &lane.name());
+    quarantined.extend(quarantine.keys(&target.table, "*"));
+    let found = blank(&LaneId { target: place.name(&target.name), ..lane }, version);
+    let mut subject = Subject { setup, table, projection, place, quarantined, found };
+    let compared = match (version, subject.place.lacks.clone()) {
+        (_, Some(why)) => Err(LaneError::Ended(why)),
+        (Some(version), None) => subject.compare(version).await,
+        (None, None) => Err(LaneError::Ended("it was never synced to the end".to_owned())),
+    };
+    subject.found.error = compared.err().map(|error| describe(&error));
+    Some(subject.found)
 }
 
 fn blank(lane: &LaneId, version: Option<i64>) -> VerifiedTarget {
@@ -106,24 +128,24 @@ impl Subject<'_> {
     async fn batch(&mut self, batch: &ChangeBatch) -> Result<(), LaneError> {
         let batch = self.without_quarantined(batch)?;
         let none = HashSet::new();
-        let manner = Manner { careful: true, quarantined: &none, text_bytes: self.setup.config.text_bytes };
+        let manner = Manner { careful: true, quarantined: &none, text_bytes: self.setup.config.text_bytes, tokens: false };
         let sides = sides(self.projection, &Batch::new(batch, self.projection)?, &manner).await?;
         for fault in &sides.faults {
             self.found.missing += 1;
             self.example(format!("record {} cannot be delivered and is not in quarantine: {}", fault.key, fault.message));
         }
-        let held = held(self.sink.as_ref(), self.projection.target(), &sides.replaced, self.setup.dimensions()).await?;
+        let held = held(self.place.sink.as_ref(), self.projection.target(), &sides.replaced, self.place.dimensions()).await?;
         let wanted = sides.replacing.rows().clone();
         self.rows(&wanted, &held).await
     }
 
     async fn rows(&mut self, wanted: &RecordBatch, held: &RecordBatch) -> Result<(), LaneError> {
         let target = self.projection.target().clone();
-        let wanted = match (&target.shape, &self.setup.embedder) {
+        let wanted = match (&target.shape, &self.place.embedder) {
             (Shape::Points { .. }, Some(embedder)) => cut(embedder, &target, wanted).await?.rows,
             _ => RecordBatch::try_new(target.schema.clone(), wanted.columns().to_vec())?,
         };
-        let wanted = self.sink.image(&target, &wanted)?;
+        let wanted = self.place.sink.image(&target, &wanted)?;
         let key = target.stored_key();
         let wanted = Indexed::distinct(&wanted, &key, &[VECTOR])?;
         let held = Indexed::distinct(held, &key, &[VECTOR])?;
@@ -145,11 +167,11 @@ impl Subject<'_> {
     /// Rows of records that Silver does not have.
     async fn leftovers(&mut self, version: i64) -> Result<(), LaneError> {
         let target = self.projection.target().clone();
-        let mut gone = table::absent(self.table, version, self.projection, self.sink);
+        let mut gone = table::absent(self.table, version, self.projection, &self.place.sink);
         while let Some(batch) = gone.next().await {
             let batch = self.without_quarantined(&batch?)?;
             let keys = self.projection.record_keys(&batch.replaced)?;
-            let held = held(self.sink.as_ref(), &target, &keys, self.setup.dimensions()).await?;
+            let held = held(self.place.sink.as_ref(), &target, &keys, self.place.dimensions()).await?;
             let none = RecordBatch::new_empty(target.schema.clone());
             self.rows(&none, &held).await?;
         }

@@ -28,6 +28,10 @@ pub(super) struct Work {
     pub(super) faults: Vec<Fault>,
     /// Records in quarantine of which this batch brought a good state, or the end.
     pub(super) mended: Vec<String>,
+    /// Texts that went through the model, or would have.
+    pub(super) texts: u64,
+    /// Their tokens, where they are asked for.
+    pub(super) tokens: u64,
 }
 
 /// A record that the lane cannot take.
@@ -50,6 +54,8 @@ pub(super) struct Manner<'a> {
     pub(super) quarantined: &'a HashSet<String>,
     /// The longest text, in bytes.
     pub(super) text_bytes: u64,
+    /// Count the tokens of what is embedded.
+    pub(super) tokens: bool,
 }
 
 /// Rows of one lane before and after, sorted into those whose difference is the work and those to be compared with the sink.
@@ -93,9 +99,9 @@ pub(super) async fn work(lane: &Lane, batch: &Batch, manner: &Manner<'_>, versio
     let target = lane.target();
     let sides = sides(&lane.projection, batch, manner).await?;
     let difference = diff(&sides.before, &sides.after)?;
-    let held = held(lane.sink.as_ref(), target, &sides.replaced, 0).await?;
+    let held = held(lane.sink().as_ref(), target, &sides.replaced, 0).await?;
     let held = Indexed::distinct(&held, &target.key, &[])?;
-    let image = lane.sink.image(target, sides.replacing.rows())?;
+    let image = lane.sink().image(target, sides.replacing.rows())?;
     let replacing = Indexed::distinct(&image, &target.key, &[])?;
     let repair = diff(&held, &replacing)?;
     let upserts = [pick(sides.after.rows(), &upserted(&difference))?, pick(sides.replacing.rows(), &upserted(&repair))?];
@@ -117,7 +123,7 @@ pub(super) async fn work(lane: &Lane, batch: &Batch, manner: &Manner<'_>, versio
         ..Counts::default()
     };
     let write = Write { target: target.clone(), version, upserts, deletes };
-    Ok(Work { write, counts, faults: sides.faults, mended: sides.mended })
+    Ok(Work { write, counts, faults: sides.faults, mended: sides.mended, texts: 0, tokens: 0 })
 }
 
 /// These rows of the batch: itself when they are all there in order, as in a first sync.

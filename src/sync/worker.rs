@@ -13,11 +13,11 @@ use futures::StreamExt;
 use tokio::sync::{Mutex, mpsc};
 
 use super::batch::Batch;
-use super::lane::{Lane, Step, again, describe, now};
+use super::lane::{Lane, Step, describe, now};
+use super::lanes::again;
 use super::work::{Fault, Manner, Work, refused_records};
 use super::{LaneError, Options, points, work};
 use crate::changes::Table;
-use crate::embed::Worker as Embedder;
 use crate::mapping::target::Shape;
 use crate::sinks::quarantine::{Entry, Quarantine};
 use crate::sinks::{Checkpoint, Class, Refused, Sink, SinkError, Write};
@@ -37,7 +37,8 @@ pub(super) struct Worker {
     pub(super) lanes: Vec<Lane>,
     pub(super) step: Step,
     pub(super) table: Arc<Table>,
-    pub(super) embedder: Option<Arc<Embedder>>,
+    /// Whether one generation is filled: texts are told with their tokens, and others are let in between two batches.
+    pub(super) filling: bool,
     pub(super) quarantine: Arc<Mutex<Quarantine>>,
     pub(super) options: Options,
     pub(super) text_bytes: u64,
@@ -109,7 +110,12 @@ impl Worker {
             }
             return;
         }
-        if let Err(error) = self.deliver(batch, works).await {
+        let delivered = match self.deliver(batch, works).await {
+            // Others leave a generation alone that is being worked on.
+            Ok(()) if self.filling => self.sink.give_way().await,
+            delivered => delivered,
+        };
+        if let Err(error) = delivered {
             self.fail_all(&error);
         }
     }
@@ -118,9 +124,10 @@ impl Worker {
         let lane = &self.lanes[index];
         let target = lane.target();
         let quarantined = self.quarantine.lock().await.keys(&target.table, &lane.id().name());
-        let manner = Manner { careful: self.step.careful, quarantined: &quarantined, text_bytes: self.text_bytes };
+        let manner =
+            Manner { careful: self.step.careful, quarantined: &quarantined, text_bytes: self.text_bytes, tokens: self.filling };
         let version = lane.begun(&self.step, &self.table, 0).row_version(self.step.plan.to);
-        match (&target.shape, &self.embedder) {
+        match (&target.shape, &lane.place.embedder) {
             (Shape::Points { .. }, Some(embedder)) => {
                 points::work(lane, embedder, batch, &manner, version, self.options.dry_run).await
             }
@@ -188,8 +195,8 @@ impl Worker {
     /// Counts what was delivered and tells quarantine of bad records and of mended ones.
     async fn account(&mut self, index: usize, work: Work) {
         debug_assert!(work.counts.balanced(), "{:?}", work.counts);
-        if let Some(progress) = self.options.progress.as_ref().filter(|_| work.counts.texts_embedded > 0) {
-            progress.texts(work.counts.texts_embedded);
+        if let Some(progress) = self.options.progress.as_ref().filter(|_| work.texts > 0) {
+            progress.texts(work.texts, work.tokens);
         }
         let lane = &mut self.lanes[index];
         lane.report.add(&work.counts);

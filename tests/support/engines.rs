@@ -102,7 +102,7 @@ impl Bench {
             sinks.push(wrap(self.sink(kind, &embedder).await));
         }
         let runtime = sync::runtime(&config).unwrap();
-        Setup { config, mapping, sinks, unopened: Vec::new(), embedder: Some(embedder), runtime }
+        Setup { config, mapping, sinks, unopened: Vec::new(), embedder: Some(embedder), models: sync::Models::default(), runtime }
     }
 
     async fn sink(&self, kind: SinkKind, embedder: &Worker) -> Arc<dyn Sink> {

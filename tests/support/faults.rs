@@ -8,7 +8,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use arrow::array::RecordBatch;
 use async_trait::async_trait;
 use distributary::mapping::target::{Dimension, Target};
-use distributary::sinks::{Checkpoint, Class, Page, Query, Refused, Sink, SinkError, SinkKind, Write};
+use distributary::sinks::{Checkpoint, Class, Generation, Page, Query, Refused, Sink, SinkError, SinkKind, Write};
 
 /// What a sink is asked to do.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -230,6 +230,35 @@ impl Sink for FaultySink {
 
     async fn query(&self, query: &Query) -> Result<Vec<serde_json::Map<String, serde_json::Value>>, SinkError> {
         self.inner.query(query).await
+    }
+
+    async fn generations(&self) -> Result<Vec<Generation>, SinkError> {
+        self.dead()?;
+        self.inner.generations().await
+    }
+
+    fn of_model(&self, model: &str, dimensions: usize) -> Result<Arc<dyn Sink>, SinkError> {
+        let inner = self.inner.of_model(model, dimensions)?;
+        Ok(Arc::new(Self { inner, faults: self.faults.clone() }))
+    }
+
+    async fn promote(&self, target: &str, tables: &[String]) -> Result<(), SinkError> {
+        self.dead()?;
+        self.inner.promote(target, tables).await
+    }
+
+    async fn drop_generation(&self, target: &str, model: &str) -> Result<(), SinkError> {
+        self.dead()?;
+        self.inner.drop_generation(target, model).await
+    }
+
+    async fn vectors(&self, hashes: Vec<String>) -> Result<HashMap<String, Vec<f32>>, SinkError> {
+        self.dead()?;
+        self.inner.vectors(hashes).await
+    }
+
+    async fn bytes(&self, target: &str, model: &str) -> Result<Option<u64>, SinkError> {
+        self.inner.bytes(target, model).await
     }
 
     async fn close(&self) -> Result<(), SinkError> {

@@ -450,7 +450,7 @@ async fn a_dimension_takes_the_row_of_the_least_silver_key() {
 
 fn checkpoint(name: &str, revision: u64) -> Checkpoint {
     Checkpoint {
-        lane: LaneId { table: "silver".into(), sink: SinkKind::Clickhouse, target: name.into(), shard: 0, shards: 1 },
+        lane: LaneId::new("silver", SinkKind::Clickhouse, name, None),
         revision,
         table_id: "it's a `table`\\".into(),
         version: Some(7),

@@ -272,7 +272,7 @@ async fn a_row_is_refused_alone() {
 }
 
 fn checkpoint(revision: u64) -> Checkpoint {
-    let lane = LaneId { table: "movies".into(), sink: SinkKind::Graph, target: "Movie".into(), shard: 0, shards: 1 };
+    let lane = LaneId::new("movies", SinkKind::Graph, "Movie", None);
     Checkpoint {
         lane,
         revision,

@@ -8,67 +8,31 @@
 //! - It never shortens its log: files of it that are closed are removed when a collection is opened, and after a flush.
 
 mod convert;
+mod edge;
 mod log;
 
-use std::collections::HashMap;
 use std::fmt;
-use std::fs;
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::path::Path;
+use std::path::PathBuf;
 use std::sync::{Arc, Mutex};
 
 use async_trait::async_trait;
 use convert::{all, any_of, entry, of_table, parts, point, scroll, typed, uuid_of};
-use log::{closed_log_files, remove_closed_log_files};
+use edge::{ENGINE, Edge, config, make_indexes, panicked, refused};
 use qdrant_edge::{
-    Condition, CreateIndex, Distance, EdgeConfig, EdgeOptimizersConfig, EdgeShard, EdgeVectorParams, FieldCondition,
-    FieldIndexOperations, Filter, Match, NamedQuery, OperationError, OperationResult, PayloadFieldSchema, PayloadOps,
-    PayloadSchemaType, PointId, PointInsertOperations, PointOperations, PointStructPersisted, QueryEnum, SearchRequest,
-    SetPayloadOp, UpdateOperation, VectorStructPersisted, WalOptions, WithPayloadInterface,
+    Condition, EdgeShard, FieldCondition, Filter, Match, NamedQuery, PayloadOps, PointId, PointInsertOperations, PointOperations,
+    PointStructPersisted, QueryEnum, SearchRequest, SetPayloadOp, UpdateOperation, VectorStructPersisted, WithPayloadInterface,
 };
 use uuid::Uuid;
 
-use super::config::{POINTS_AN_OPERATION, SINK, VALUES_A_FILTER, VectorsOptions};
-use super::directory::{Directory, damaged};
-use super::encode::{RECORD, TABLE};
+use super::config::{Collection, POINTS_AN_OPERATION, SINK, VALUES_A_FILTER};
+use super::directory::Directory;
 use super::store::{Part, Payload, Point, Store};
-use crate::mapping::target::TEXT_HASH;
-use crate::sinks::{Checkpoint, SinkError};
-
-/// The engine and its version, for the format file.
-const ENGINE: &str = "qdrant-edge 0.7.2";
-
-/// Payload entries that are looked up by value.
-const INDEXED: [&str; 3] = [TABLE, RECORD, TEXT_HASH];
-
-/// Bytes of one file of the engine's log. It is made at its full size when a collection is opened, so it is small.
-const LOG_FILE_BYTES: usize = 4 * 1024 * 1024;
-
-/// Closed files of the log from which on the collection is opened anew after a flush, which gives their space back.
-const DEFAULT_CLOSED_LOG_FILES_MAX: usize = 32;
-
-/// Kilobytes of vectors in one segment from which on it gets a graph index. Below it, scanning 50,000 vectors of 384 floats takes
-/// milliseconds and is exact.
-const INDEXING_THRESHOLD_KB: usize = 75_000;
+use crate::sinks::{Checkpoint, Generation, SinkError};
 
 /// The engine behind one lock.
 pub(crate) struct EdgeStore {
     edge: Arc<Mutex<Edge>>,
-}
-
-struct Edge {
-    directory: Directory,
-    shards: HashMap<String, Shard>,
-    /// Set by the first panic of the engine.
-    is_broken: bool,
-    closed_log_files_max: usize,
-}
-
-struct Shard {
-    /// Taken out only to be dropped.
-    engine: Option<EdgeShard>,
-    is_unflushed: bool,
-    was_written: bool,
 }
 
 impl fmt::Debug for EdgeStore {
@@ -77,22 +41,12 @@ impl fmt::Debug for EdgeStore {
     }
 }
 
-impl Drop for Shard {
-    fn drop(&mut self) {
-        // The engine flushes when it is dropped and panics when it cannot; whoever needs to know has flushed before.
-        let engine = self.engine.take();
-        let _ = catch_unwind(AssertUnwindSafe(|| drop(engine)));
-    }
-}
-
 impl EdgeStore {
     /// Opens the directory; collections are opened when they are first used.
-    pub(crate) async fn open(options: VectorsOptions) -> Result<Self, SinkError> {
-        let opened = tokio::task::spawn_blocking(move || Directory::open(options, ENGINE)).await;
+    pub(crate) async fn open(path: PathBuf, gives_way: bool) -> Result<Self, SinkError> {
+        let opened = tokio::task::spawn_blocking(move || Directory::open(path, gives_way, ENGINE)).await;
         let directory = opened.map_err(|e| SinkError::permanent(SINK, "opening was interrupted").because(e))??;
-        let edge =
-            Edge { directory, shards: HashMap::new(), is_broken: false, closed_log_files_max: DEFAULT_CLOSED_LOG_FILES_MAX };
-        Ok(Self { edge: Arc::new(Mutex::new(edge)) })
+        Ok(Self { edge: Arc::new(Mutex::new(Edge::new(directory))) })
     }
 
     async fn run<T: Send + 'static>(
@@ -107,210 +61,67 @@ impl EdgeStore {
             }
             catch_unwind(AssertUnwindSafe(|| work(&mut edge))).unwrap_or_else(|panic| {
                 edge.is_broken = true;
-                Err(panicked(&edge.directory.options().path, panic.as_ref()))
+                Err(panicked(edge.directory.root(), panic.as_ref()))
             })
         });
         done.await.map_err(|e| SinkError::permanent(SINK, "the work was interrupted").because(e))?
     }
 }
 
-fn panicked(place: &Path, panic: &(dyn std::any::Any + Send)) -> SinkError {
-    let said = panic.downcast_ref::<String>().map(String::as_str).or_else(|| panic.downcast_ref::<&str>().copied());
-    // The engine's own errors carry the whole stack.
-    let said = said.and_then(|said| said.split(", backtrace: ").next());
-    SinkError::permanent(
-        SINK,
-        format!(
-            "the engine failed in {}: {}. Look for a full or read-only disk; if there is none, the directory is damaged: restore it or \
-             sync into a new one",
-            place.display(),
-            said.unwrap_or("no reason given")
-        ),
-    )
-}
-
-/// The class of each of the engine's errors.
-fn refused(what: &str, collection: &str, error: OperationError) -> SinkError {
-    let message = format!("cannot {what} collection {collection}: {error}");
-    match error {
-        OperationError::OutOfMemory { .. } | OperationError::Timeout { .. } | OperationError::Cancelled { .. } => {
-            SinkError::transient(SINK, message)
-        }
-        _ => SinkError::permanent(SINK, message),
-    }
-}
-
-fn config(dimensions: usize) -> EdgeConfig {
-    let optimizers = EdgeOptimizersConfig { indexing_threshold: Some(INDEXING_THRESHOLD_KB), ..EdgeOptimizersConfig::default() };
-    // "On disk" is the same file mapped without being read at once: opening takes 2 ms and not 11.
-    let vectors = EdgeVectorParams::builder(dimensions, Distance::Cosine).on_disk(true).build();
-    EdgeConfig {
-        vectors: HashMap::from([(String::new(), vectors)]),
-        optimizers,
-        wal_options: Some(WalOptions { segment_capacity: LOG_FILE_BYTES, ..WalOptions::default() }),
-        ..EdgeConfig::default()
-    }
-}
-
-fn make_indexes(engine: &EdgeShard) -> OperationResult<()> {
-    for name in INDEXED {
-        let field_schema = Some(PayloadFieldSchema::FieldType(PayloadSchemaType::Keyword));
-        let create = FieldIndexOperations::CreateIndex(CreateIndex { field_name: entry(name), field_schema });
-        engine.update(UpdateOperation::FieldIndexOperation(create))?;
-    }
-    Ok(())
-}
-
-impl Edge {
-    /// The open collection; none if nobody made it.
-    fn shard(&mut self, collection: &str) -> Result<Option<&mut Shard>, SinkError> {
-        if !self.shards.contains_key(collection) {
-            if !self.directory.has_generation(collection) {
-                return match self.directory.generation(collection) {
-                    place if place.exists() => Err(damaged(&place, "collection.json is missing")),
-                    _ => Ok(None),
-                };
-            }
-            let shard = self.load(collection)?;
-            self.shards.insert(collection.to_owned(), shard);
-        }
-        Ok(self.shards.get_mut(collection))
-    }
-
-    fn load(&self, collection: &str) -> Result<Shard, SinkError> {
-        let place = self.directory.generation(collection);
-        let has_segments = fs::read_dir(place.join("segments")).is_ok_and(|mut entries| entries.next().is_some());
-        if !has_segments {
-            // The engine would begin with an empty collection.
-            return Err(damaged(&place, "it has no segments"));
-        }
-        remove_closed_log_files(&place);
-        let config = config(self.directory.options().dimensions);
-        let loaded = catch_unwind(AssertUnwindSafe(|| EdgeShard::load(&place, Some(config))));
-        let engine = match loaded {
-            Ok(Ok(engine)) => engine,
-            Ok(Err(error)) => return Err(damaged(&place, &error.to_string()).because(error)),
-            Err(panic) => return Err(damaged(&place, &panicked(&place, panic.as_ref()).message)),
-        };
-        let mut shard = Shard { engine: Some(engine), is_unflushed: false, was_written: false };
-        if self.directory.is_unflushed(collection) {
-            let engine = shard.engine(collection)?;
-            let repaired = INDEXED.iter().try_for_each(|name| {
-                engine.update(UpdateOperation::FieldIndexOperation(FieldIndexOperations::DeleteIndex(entry(name))))
-            });
-            repaired.and_then(|()| make_indexes(engine)).map_err(|e| refused("repair", collection, e))?;
-            shard.is_unflushed = true;
-        }
-        Ok(shard)
-    }
-
-    /// The collection for a change, marked as not durable.
-    fn changing(&mut self, collection: &str) -> Result<&EdgeShard, SinkError> {
-        if self.shard(collection)?.is_some_and(|shard| !shard.is_unflushed) {
-            self.directory.mark_unflushed(collection)?;
-        }
-        let Some(shard) = self.shards.get_mut(collection) else {
-            return Err(SinkError::permanent(SINK, format!("collection {collection} was not prepared")));
-        };
-        (shard.is_unflushed, shard.was_written) = (true, true);
-        shard.engine(collection)
-    }
-
-    fn flush(&mut self) -> Result<(), SinkError> {
-        let mut reopened = Vec::new();
-        for (collection, shard) in &mut self.shards {
-            if shard.is_unflushed {
-                shard.engine(collection)?.flush();
-                self.directory.mark_flushed(collection)?;
-                shard.is_unflushed = false;
-                if closed_log_files(&self.directory.generation(collection)).len() > self.closed_log_files_max {
-                    reopened.push(collection.clone());
-                }
-            }
-        }
-        for collection in reopened {
-            let was_written = self.shards.remove(&collection).is_some_and(|shard| shard.was_written);
-            if let Some(shard) = self.shard(&collection)? {
-                shard.was_written = was_written;
-            }
-        }
-        Ok(())
-    }
-
-    /// Lets the engine merge, shrink and index what was written, if it finds that worth while.
-    fn optimize(&mut self) -> Result<(), SinkError> {
-        for (collection, shard) in &mut self.shards {
-            if shard.was_written {
-                let changed = shard.engine(collection)?.optimize().map_err(|e| refused("optimize", collection, e))?;
-                if changed {
-                    self.directory.mark_unflushed(collection)?;
-                    shard.is_unflushed = true;
-                }
-                shard.was_written = false;
-            }
-        }
-        self.flush()
-    }
-}
-
-impl Shard {
-    fn engine(&self, collection: &str) -> Result<&EdgeShard, SinkError> {
-        self.engine.as_ref().ok_or_else(|| SinkError::permanent(SINK, format!("collection {collection} is closed")))
-    }
-}
-
 #[async_trait]
 impl Store for EdgeStore {
-    async fn prepare(&self, collection: &str) -> Result<(), SinkError> {
-        let collection = collection.to_owned();
+    async fn prepare(&self, collection: &Collection) -> Result<(), SinkError> {
+        let collection = collection.clone();
         let prepare = move |edge: &mut Edge| {
-            if edge.shard(&collection)?.is_some() {
-                return Ok(());
+            if edge.shard(&collection)?.is_none() {
+                let config = config(collection.dimensions);
+                edge.directory.make_generation(&collection, |place| {
+                    let engine = EdgeShard::new(place, config).map_err(|e| refused("make", &collection.name, e))?;
+                    make_indexes(&engine).map_err(|e| refused("index", &collection.name, e))?;
+                    engine.flush();
+                    Ok(())
+                })?;
             }
-            let config = config(edge.directory.options().dimensions);
-            edge.directory.make_generation(&collection, |place| {
-                let engine = EdgeShard::new(place, config).map_err(|e| refused("make", &collection, e))?;
-                make_indexes(&engine).map_err(|e| refused("index", &collection, e))?;
-                engine.flush();
-                Ok(())
-            })
+            edge.directory.adopt(&collection)
         };
         self.run(prepare).await
     }
 
-    async fn is_prepared(&self, collection: &str) -> Result<bool, SinkError> {
-        let collection = collection.to_owned();
+    async fn is_prepared(&self, collection: &Collection) -> Result<bool, SinkError> {
+        let collection = collection.clone();
         self.run(move |edge| Ok(edge.shard(&collection)?.is_some())).await
     }
 
-    async fn read(&self, collection: &str, ids: Vec<Uuid>, part: Part) -> Result<Vec<Point>, SinkError> {
-        let collection = collection.to_owned();
+    async fn read(&self, collection: &Collection, ids: Vec<Uuid>, part: Part) -> Result<Vec<Point>, SinkError> {
+        let collection = collection.clone();
         let read = move |edge: &mut Edge| {
             let Some(shard) = edge.shard(&collection)? else { return Ok(Vec::new()) };
             let ids: Vec<PointId> = ids.into_iter().map(PointId::Uuid).collect();
             let (payload, vector) = parts(part);
-            let found = shard.engine(&collection)?.retrieve(&ids, Some(payload), Some(vector));
-            Ok(found.map_err(|e| refused("read", &collection, e))?.into_iter().filter_map(point).collect())
+            let found = shard.engine()?.retrieve(&ids, Some(payload), Some(vector));
+            Ok(found.map_err(|e| refused("read", &collection.name, e))?.into_iter().filter_map(point).collect())
         };
         self.run(read).await
     }
 
     async fn find(
         &self,
-        collection: &str,
-        table: &str,
+        collection: &Collection,
+        table: Option<&str>,
         field: &'static str,
         values: Vec<String>,
     ) -> Result<Vec<Point>, SinkError> {
-        let (collection, table) = (collection.to_owned(), table.to_owned());
+        let (collection, table) = (collection.clone(), table.map(str::to_owned));
         let find = move |edge: &mut Edge| {
             let Some(shard) = edge.shard(&collection)? else { return Ok(Vec::new()) };
-            let engine = shard.engine(&collection)?;
+            let engine = shard.engine()?;
             let mut points = Vec::new();
             for values in values.chunks(VALUES_A_FILTER) {
-                let filter = all(vec![any_of(field, values.to_vec()), of_table(&table)]);
+                let mut conditions = vec![any_of(field, values.to_vec())];
+                conditions.extend(table.as_deref().map(of_table));
+                let filter = all(conditions);
                 let request = scroll(None, usize::MAX - 1, filter, Part::All);
-                let (found, _) = engine.scroll(request).map_err(|e| refused("search", &collection, e))?;
+                let (found, _) = engine.scroll(request).map_err(|e| refused("search", &collection.name, e))?;
                 points.extend(found.into_iter().filter_map(point));
             }
             Ok(points)
@@ -320,24 +131,24 @@ impl Store for EdgeStore {
 
     async fn scroll(
         &self,
-        collection: &str,
+        collection: &Collection,
         table: &str,
         from: Option<Uuid>,
         limit: usize,
         part: Part,
     ) -> Result<(Vec<Point>, Option<Uuid>), SinkError> {
-        let (collection, table) = (collection.to_owned(), table.to_owned());
+        let (collection, table) = (collection.clone(), table.to_owned());
         let list = move |edge: &mut Edge| {
             let Some(shard) = edge.shard(&collection)? else { return Ok((Vec::new(), None)) };
             let request = scroll(from, limit, all(vec![of_table(&table)]), part);
-            let (found, next) = shard.engine(&collection)?.scroll(request).map_err(|e| refused("list", &collection, e))?;
+            let (found, next) = shard.engine()?.scroll(request).map_err(|e| refused("list", &collection.name, e))?;
             Ok((found.into_iter().filter_map(point).collect(), next.and_then(uuid_of)))
         };
         self.run(list).await
     }
 
-    async fn upsert(&self, collection: &str, points: Vec<Point>) -> Result<(), SinkError> {
-        let collection = collection.to_owned();
+    async fn upsert(&self, collection: &Collection, points: Vec<Point>) -> Result<(), SinkError> {
+        let collection = collection.clone();
         let upsert = move |edge: &mut Edge| {
             let engine = edge.changing(&collection)?;
             let mut points = points.into_iter().filter_map(|point| {
@@ -354,49 +165,51 @@ impl Store for EdgeStore {
                     return Ok(());
                 }
                 let upsert = PointOperations::UpsertPoints(PointInsertOperations::PointsList(some));
-                engine.update(UpdateOperation::PointOperation(upsert)).map_err(|e| refused("write", &collection, e))?;
+                engine.update(UpdateOperation::PointOperation(upsert)).map_err(|e| refused("write", &collection.name, e))?;
             }
         };
         self.run(upsert).await
     }
 
-    async fn replace_payloads(&self, collection: &str, payloads: Vec<(Uuid, Payload)>) -> Result<(), SinkError> {
-        let collection = collection.to_owned();
+    async fn replace_payloads(&self, collection: &Collection, payloads: Vec<(Uuid, Payload)>) -> Result<(), SinkError> {
+        let collection = collection.clone();
         let replace = move |edge: &mut Edge| {
             let engine = edge.changing(&collection)?;
             for (id, payload) in payloads {
                 let points = Some(vec![PointId::Uuid(id)]);
                 let replace = SetPayloadOp { payload: qdrant_edge::Payload(payload), points, filter: None, key: None };
                 let operation = UpdateOperation::PayloadOperation(PayloadOps::OverwritePayload(replace));
-                engine.update(operation).map_err(|e| refused("write payloads of", &collection, e))?;
+                engine.update(operation).map_err(|e| refused("write payloads of", &collection.name, e))?;
             }
             Ok(())
         };
         self.run(replace).await
     }
 
-    async fn delete(&self, collection: &str, ids: Vec<Uuid>) -> Result<(), SinkError> {
-        let collection = collection.to_owned();
+    async fn delete(&self, collection: &Collection, ids: Vec<Uuid>) -> Result<(), SinkError> {
+        let collection = collection.clone();
         let delete = move |edge: &mut Edge| {
             let ids = ids.into_iter().map(PointId::Uuid).collect();
             let delete = UpdateOperation::PointOperation(PointOperations::DeletePoints { ids });
-            edge.changing(&collection)?.update(delete).map_err(|e| refused("delete from", &collection, e))
+            edge.changing(&collection)?.update(delete).map_err(|e| refused("delete from", &collection.name, e))
         };
         self.run(delete).await
     }
 
     async fn nearest(
         &self,
-        collection: &str,
+        collection: &Collection,
         vector: Vec<f32>,
         conditions: Vec<(String, String)>,
         limit: usize,
     ) -> Result<Vec<(f32, Point)>, SinkError> {
-        let collection = collection.to_owned();
+        let collection = collection.clone();
         let nearest = move |edge: &mut Edge| {
-            serves(&edge.directory, &collection)?;
+            if edge.shard(&collection)?.is_none() {
+                return Err(unknown(&edge.directory, &collection)?);
+            }
             let Some(shard) = edge.shard(&collection)? else { return Ok(Vec::new()) };
-            let engine = shard.engine(&collection)?;
+            let engine = shard.engine()?;
             let request = SearchRequest {
                 query: QueryEnum::Nearest(NamedQuery::default_dense(vector)),
                 filter: Some(all(conditions.iter().map(|(name, value)| typed(name, value)).collect()))
@@ -408,9 +221,9 @@ impl Store for EdgeStore {
                 with_vector: None,
                 score_threshold: None,
             };
-            let found = engine.search(request).map_err(|e| refused("search", &collection, e))?;
+            let found = engine.search(request).map_err(|e| refused("search", &collection.name, e))?;
             if found.is_empty() {
-                known_columns(engine, &collection, &conditions)?;
+                known_columns(engine, &collection.name, &conditions)?;
             }
             let point = |id, payload: Option<qdrant_edge::Payload>| {
                 Some(Point { id: uuid_of(id)?, payload: payload.map(|payload| payload.0).unwrap_or_default(), vector: None })
@@ -433,6 +246,38 @@ impl Store for EdgeStore {
         self.run(|edge| Ok(edge.directory.checkpoints())).await
     }
 
+    async fn of_model(&self, model: &str) -> Result<Vec<Collection>, SinkError> {
+        let model = model.to_owned();
+        self.run(move |edge| Ok(edge.directory.all()?.into_iter().filter(|one| one.model == model).collect())).await
+    }
+
+    async fn generations(&self) -> Result<Vec<Generation>, SinkError> {
+        self.run(|edge| edge.directory.generations()).await
+    }
+
+    async fn promote(&self, collection: &Collection, tables: Vec<String>) -> Result<(), SinkError> {
+        let collection = collection.clone();
+        self.run(move |edge| edge.directory.promote(&collection, &tables)).await
+    }
+
+    async fn drop_generation(&self, name: &str, model: &str) -> Result<(), SinkError> {
+        let (name, model) = (name.to_owned(), model.to_owned());
+        self.run(move |edge| edge.drop_generation(&name, &model)).await
+    }
+
+    async fn bytes(&self, name: &str, model: &str) -> Result<Option<u64>, SinkError> {
+        let (name, model) = (name.to_owned(), model.to_owned());
+        let bytes = move |edge: &mut Edge| {
+            let found = edge.directory.all()?.into_iter().find(|one| one.name == name && one.model == model);
+            found.map(|one| edge.directory.bytes(&one)).transpose()
+        };
+        self.run(bytes).await
+    }
+
+    async fn give_way(&self) -> Result<(), SinkError> {
+        self.run(Edge::give_way).await
+    }
+
     async fn close(&self) -> Result<(), SinkError> {
         let close = |edge: &mut Edge| {
             edge.flush()?;
@@ -444,29 +289,25 @@ impl Store for EdgeStore {
     }
 }
 
-/// Whether questions about the collection go to the generation of the sink's own model.
-fn serves(directory: &Directory, collection: &str) -> Result<(), SinkError> {
-    let Some(current) = directory.alias(collection)? else {
+/// Why a collection that is not there cannot be asked.
+fn unknown(directory: &Directory, collection: &Collection) -> Result<SinkError, SinkError> {
+    let (name, model) = (&collection.name, &collection.model);
+    let Some(current) = directory.serving(name)? else {
         let known = directory.collections()?;
         let known = if known.is_empty() {
             "there are none yet: sync first".to_owned()
         } else {
             format!("there are {}", known.join(", "))
         };
-        return Err(SinkError::permanent(SINK, format!("there is no collection {collection}; {known}")));
+        return Ok(SinkError::permanent(SINK, format!("there is no collection {name}; {known}")));
     };
-    let own = directory.options();
-    if current.model != own.model || current.dimensions != own.dimensions {
-        return Err(SinkError::permanent(
-            SINK,
-            format!(
-                "collection {collection} has vectors of {} ({} dimensions), and the question is of {} ({}): sync with this model, or ask \
-                 with that one",
-                current.model, current.dimensions, own.model, own.dimensions
-            ),
-        ));
-    }
-    Ok(())
+    Ok(SinkError::permanent(
+        SINK,
+        format!(
+            "collection {name} has vectors of {} ({} dimensions), and the question is of {model} ({}): ask with that model",
+            current.model, current.dimensions, collection.dimensions
+        ),
+    ))
 }
 
 /// No answers may mean that a condition names a column that no point has.

@@ -2,6 +2,7 @@
 
 use std::path::PathBuf;
 
+use serde::{Deserialize, Serialize};
 use xxhash_rust::xxh3::xxh3_64;
 
 /// The sink's name in errors and reports.
@@ -27,11 +28,23 @@ pub struct VectorsOptions {
     pub dimensions: usize,
 }
 
-impl VectorsOptions {
-    /// The name of the directory that holds the collection as this model sees it.
-    pub(crate) fn generation(&self, collection: &str) -> String {
+/// One generation of a collection: the collection as one model makes it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Collection {
+    /// The collection.
+    #[serde(rename = "collection")]
+    pub(crate) name: String,
+    /// The identity of the model that makes its vectors.
+    pub(crate) model: String,
+    /// Length of its vectors.
+    pub(crate) dimensions: usize,
+}
+
+impl Collection {
+    /// The name under which an engine knows the generation: its directory's.
+    pub(crate) fn generation(&self) -> String {
         let identity = format!("{}\0{}", self.model, self.dimensions);
-        format!("{collection}__{:016x}", xxh3_64(identity.as_bytes()))
+        format!("{}__{:016x}", self.name, xxh3_64(identity.as_bytes()))
     }
 }
 

@@ -2,29 +2,30 @@
 //! Plain files, replaced by rename; it knows nothing of points and uses no engine.
 //!
 //! ```text
-//! <path>/lock                    held by the process that has the directory open
+//! <path>/lock                    and the like: [`super::turns`]
 //! <path>/format.json             what wrote the directory
 //! <path>/checkpoints.json        the checkpoints of all lanes, replaced as one
-//! <path>/<name>.alias            the generation that answers questions
+//! <path>/<name>.alias            the generation that answers questions, and the one that did before
 //! <path>/<name>__<model>/        one generation of a collection: the engine's files, and
 //!     collection.json            what it is; written when the rest is complete
 //!     unflushed                  there while the engine may hold something that is not durable
+//! <path>/<name>__<model>.dropped  a generation that is being deleted
 //! ```
 
 use std::collections::BTreeMap;
-use std::fs::{self, File, TryLockError};
+use std::fs::{self, File};
 use std::io::{self, Write as _};
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
-use super::config::{SINK, VectorsOptions};
-use crate::sinks::{Checkpoint, SinkError};
+use super::config::{Collection, SINK};
+use super::turns::{self, Turn};
+use crate::sinks::{Checkpoint, Generation, Role, SinkError};
 
 /// The layout above. Rises when an older release could not read it.
-const FORMAT: u32 = 1;
+const FORMAT: u32 = 2;
 
-const LOCK_FILE: &str = "lock";
 const FORMAT_FILE: &str = "format.json";
 const CHECKPOINTS_FILE: &str = "checkpoints.json";
 const COLLECTION_FILE: &str = "collection.json";
@@ -36,79 +37,111 @@ struct Format {
     engine: String,
 }
 
-/// What a generation is.
-#[derive(Debug, Clone, Serialize, Deserialize)]
-pub(crate) struct Generation {
-    /// The collection.
-    pub(crate) collection: String,
-    /// The identity of the model that makes its vectors.
-    pub(crate) model: String,
-    /// Length of its vectors.
-    pub(crate) dimensions: usize,
+/// The generations that an alias names.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+struct Alias {
+    generation: String,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    previous: Option<String>,
+}
+
+/// An alias as it is written now, or as format 1 had it.
+#[derive(Deserialize)]
+#[serde(untagged)]
+enum AnyAlias {
+    Whole(Alias),
+    Name(String),
 }
 
 /// An open directory.
 #[derive(Debug)]
 pub(crate) struct Directory {
-    options: VectorsOptions,
+    root: PathBuf,
     checkpoints: BTreeMap<String, Checkpoint>,
-    /// Let go when it is dropped, also by a killed process.
-    _lock: File,
+    turn: Turn,
 }
 
 impl Directory {
-    /// Opens the directory, which is made if it is not there, and keeps others out of it.
-    pub(crate) fn open(options: VectorsOptions, engine: &str) -> Result<Self, SinkError> {
-        let root = &options.path;
-        fs::create_dir_all(root).map_err(|e| failed("make the directory", root, e))?;
+    /// Opens the directory, which is made if it is not there, and keeps others out of it, unless it gives way.
+    pub(crate) fn open(root: PathBuf, gives_way: bool, engine: &str) -> Result<Self, SinkError> {
+        fs::create_dir_all(&root).map_err(|e| failed("make the directory", &root, e))?;
         let format = root.join(FORMAT_FILE);
         let is_new = !format.exists();
         if is_new {
-            refuse_foreign(root)?;
+            refuse_foreign(&root)?;
         }
-        let lock = lock(root)?;
+        let turn = Turn::take(&root, gives_way)?;
         if is_new {
             write_json(&format, &Format { format: FORMAT, engine: engine.to_owned() })?;
         }
+        let mut opened = Self { root, checkpoints: BTreeMap::new(), turn };
+        opened.read(engine)?;
+        Ok(opened)
+    }
+
+    /// Reads what another process may have written.
+    fn read(&mut self, engine: &str) -> Result<(), SinkError> {
+        let format = self.root.join(FORMAT_FILE);
         let found: Format = read_json(&format)?;
         if found.format > FORMAT {
             return Err(SinkError::stop(
                 SINK,
                 format!(
                     "{} has format {} (written with {}), this release knows {FORMAT}: use the release that wrote it, or another path",
-                    root.display(),
+                    self.root.display(),
                     found.format,
                     found.engine
                 ),
             ));
         }
-        let checkpoints = root.join(CHECKPOINTS_FILE);
-        let checkpoints = if checkpoints.exists() { read_json(&checkpoints)? } else { BTreeMap::new() };
-        Ok(Self { options, checkpoints, _lock: lock })
+        let checkpoints = self.root.join(CHECKPOINTS_FILE);
+        let all: BTreeMap<String, Checkpoint> = if checkpoints.exists() { read_json(&checkpoints)? } else { BTreeMap::new() };
+        // Format 1 had one lane for all models.
+        let named = |mut checkpoint: Checkpoint| {
+            checkpoint.lane.model = checkpoint.lane.model.or_else(|| checkpoint.model.clone());
+            (checkpoint.lane.name(), checkpoint)
+        };
+        self.checkpoints = all.into_values().map(named).collect();
+        if found.format < FORMAT {
+            write_json(&checkpoints, &self.checkpoints)?;
+            write_json(&format, &Format { format: FORMAT, engine: engine.to_owned() })?;
+        }
+        self.remove_dropped()
     }
 
-    /// The model and the place.
-    pub(crate) fn options(&self) -> &VectorsOptions {
-        &self.options
+    /// Where it is.
+    pub(crate) fn root(&self) -> &Path {
+        &self.root
     }
 
-    /// Where the collection is, or would be, as the sink's own model sees it.
-    pub(crate) fn generation(&self, collection: &str) -> PathBuf {
-        self.options.path.join(self.options.generation(collection))
+    /// Whether others wait for the directory and are to be let in.
+    pub(crate) fn is_awaited(&self) -> bool {
+        self.turn.is_awaited()
+    }
+
+    /// Lets them in, and looks at everything again.
+    pub(crate) fn give_way(&mut self, engine: &str) -> Result<(), SinkError> {
+        self.turn.pass()?;
+        self.read(engine)
+    }
+
+    /// Where the generation is, or would be.
+    pub(crate) fn place(&self, collection: &Collection) -> PathBuf {
+        self.root.join(collection.generation())
     }
 
     /// Whether that generation was completely made.
-    pub(crate) fn has_generation(&self, collection: &str) -> bool {
-        self.generation(collection).join(COLLECTION_FILE).exists()
+    pub(crate) fn has_generation(&self, collection: &Collection) -> bool {
+        self.place(collection).join(COLLECTION_FILE).exists()
     }
 
     /// Makes the generation: `fill` makes the engine's files in an empty directory that gets its name when it is complete.
     pub(crate) fn make_generation(
         &mut self,
-        collection: &str,
+        collection: &Collection,
         fill: impl FnOnce(&Path) -> Result<(), SinkError>,
     ) -> Result<(), SinkError> {
-        let place = self.generation(collection);
+        let place = self.place(collection);
         if place.exists() {
             return Err(damaged(&place, "collection.json is missing"));
         }
@@ -119,76 +152,193 @@ impl Directory {
         }
         fs::create_dir(&unfinished).map_err(|e| failed("make the directory", &unfinished, e))?;
         fill(&unfinished)?;
-        let generation = Generation {
-            collection: collection.to_owned(),
-            model: self.options.model.clone(),
-            dimensions: self.options.dimensions,
-        };
-        write_json(&unfinished.join(COLLECTION_FILE), &generation)?;
+        write_json(&unfinished.join(COLLECTION_FILE), collection)?;
         // Checkpoints of a generation that somebody removed must not come to stand on the new, empty one.
-        let kept: BTreeMap<_, _> =
-            self.checkpoints.clone().into_iter().filter(|(_, checkpoint)| self.is_founded(checkpoint)).collect();
-        if kept.len() < self.checkpoints.len() {
-            write_json(&self.options.path.join(CHECKPOINTS_FILE), &kept)?;
-            self.checkpoints = kept;
-        }
+        self.forget_unfounded()?;
         fs::rename(&unfinished, &place).map_err(|e| failed("name the collection", &place, e))?;
-        sync_directory(&self.options.path)?;
-        if self.alias(collection)?.is_none() {
-            self.move_alias(collection)?;
+        sync_directory(&self.root)
+    }
+
+    /// Puts the generation in service if none of its collection is.
+    pub(crate) fn adopt(&self, collection: &Collection) -> Result<(), SinkError> {
+        match self.serving(&collection.name)? {
+            Some(_) => Ok(()),
+            None => self.write_alias(&collection.name, &Alias { generation: collection.generation(), previous: None }),
+        }
+    }
+
+    fn alias(&self, name: &str) -> Result<Option<Alias>, SinkError> {
+        let path = self.alias_file(name);
+        if !path.exists() {
+            return Ok(None);
+        }
+        Ok(Some(match read_json(&path)? {
+            AnyAlias::Whole(alias) => alias,
+            AnyAlias::Name(generation) => Alias { generation, previous: None },
+        }))
+    }
+
+    fn alias_file(&self, name: &str) -> PathBuf {
+        self.root.join(format!("{name}.alias"))
+    }
+
+    fn write_alias(&self, name: &str, alias: &Alias) -> Result<(), SinkError> {
+        write_json(&self.alias_file(name), alias)
+    }
+
+    /// The generation in service; none for a collection that nobody made, or whose generation somebody removed.
+    pub(crate) fn serving(&self, name: &str) -> Result<Option<Collection>, SinkError> {
+        let Some(alias) = self.alias(name)? else { return Ok(None) };
+        let file = self.root.join(alias.generation).join(COLLECTION_FILE);
+        if file.exists() { read_json(&file).map(Some) } else { Ok(None) }
+    }
+
+    /// All generations, in order of their directories.
+    pub(crate) fn all(&self) -> Result<Vec<Collection>, SinkError> {
+        generations_in(&self.root)
+    }
+
+    /// All generations with what they are for.
+    pub(crate) fn generations(&self) -> Result<Vec<Generation>, SinkError> {
+        let mut found = Vec::new();
+        let beside = self.turn.is_beside_a_rebuild()?;
+        for one in self.all()? {
+            let (alias, own) = (self.alias(&one.name)?, one.generation());
+            let role = match alias {
+                Some(alias) if alias.generation == own => Role::Serving,
+                Some(alias) if alias.previous.as_ref() == Some(&own) => Role::Kept,
+                _ => Role::Building,
+            };
+            let taken = beside && role != Role::Serving;
+            found.push(Generation { target: one.name, model: one.model, dimensions: one.dimensions, role, taken });
+        }
+        Ok(found)
+    }
+
+    /// Moves the alias to a generation that is at least where the one in service is.
+    pub(crate) fn promote(&self, collection: &Collection, tables: &[String]) -> Result<(), SinkError> {
+        let name = &collection.name;
+        if !self.has_generation(collection) {
+            return Err(SinkError::permanent(SINK, format!("collection {name} has no generation of {}", collection.model)));
+        }
+        let current = self.alias(name)?;
+        let own = collection.generation();
+        if current.as_ref().is_some_and(|alias| alias.generation == own) {
+            return Ok(());
+        }
+        let serving = self.serving(name)?;
+        for table in tables {
+            let of = |model: &str| {
+                let is = |c: &&Checkpoint| {
+                    c.lane.table == *table
+                        && c.lane.target == *name
+                        && c.lane.model.as_deref() == Some(model)
+                        && self.is_founded(c)
+                };
+                self.checkpoints.values().find(is)
+            };
+            let new = of(&collection.model).filter(|c| c.pending.is_none());
+            let old = serving.as_ref().and_then(|serving| of(&serving.model));
+            let arrived = match (new, old) {
+                (Some(new), Some(old)) if new.table_id == old.table_id => new.version.is_some() && new.version >= old.version,
+                (Some(new), _) => new.version.is_some(),
+                (None, _) => false,
+            };
+            if !arrived {
+                let message = format!(
+                    "the generation of {} of collection {name} is not yet where the one in service is: {table}",
+                    collection.model
+                );
+                return Err(SinkError::transient(SINK, message));
+            }
+        }
+        let previous = current.map(|alias| alias.generation).filter(|_| serving.is_some());
+        self.write_alias(name, &Alias { generation: own, previous })
+    }
+
+    /// Deletes a generation that is not in service. When it has another name it is gone, whatever happens then.
+    pub(crate) fn drop_generation(&mut self, collection: &Collection) -> Result<(), SinkError> {
+        let (name, own) = (&collection.name, collection.generation());
+        if self.serving(name)?.as_ref() == Some(collection) {
+            let message = format!("collection {name} is served by {}: put another generation in service first", collection.model);
+            return Err(SinkError::stop(SINK, message));
+        }
+        let place = self.root.join(&own);
+        if place.exists() {
+            let dropped = place.with_extension("dropped");
+            fs::rename(&place, &dropped).map_err(|e| failed("rename", &place, e))?;
+            sync_directory(&self.root)?;
+        }
+        if let Some(alias) = self.alias(name)?.filter(|alias| alias.previous.as_ref() == Some(&own)) {
+            self.write_alias(name, &Alias { previous: None, ..alias })?;
+        }
+        self.forget_unfounded()?;
+        self.remove_dropped()
+    }
+
+    fn forget_unfounded(&mut self) -> Result<(), SinkError> {
+        let all = self.checkpoints.clone();
+        let kept: BTreeMap<_, _> = all.into_iter().filter(|(_, checkpoint)| self.is_founded(checkpoint)).collect();
+        if kept.len() < self.checkpoints.len() {
+            write_json(&self.root.join(CHECKPOINTS_FILE), &kept)?;
+            self.checkpoints = kept;
         }
         Ok(())
     }
 
-    /// What the generation that the alias names is; none for a collection that nobody made.
-    pub(crate) fn alias(&self, collection: &str) -> Result<Option<Generation>, SinkError> {
-        let alias = self.alias_file(collection);
-        if !alias.exists() {
-            return Ok(None);
+    fn remove_dropped(&self) -> Result<(), SinkError> {
+        for path in entries(&self.root)?.into_iter().filter(|path| path.extension().is_some_and(|x| x == "dropped")) {
+            fs::remove_dir_all(&path).map_err(|e| failed("remove", &path, e))?;
         }
-        let name: String = read_json(&alias)?;
-        read_json(&self.options.path.join(name).join(COLLECTION_FILE)).map(Some)
+        Ok(())
     }
 
-    fn alias_file(&self, collection: &str) -> PathBuf {
-        self.options.path.join(format!("{collection}.alias"))
-    }
-
-    fn move_alias(&self, collection: &str) -> Result<(), SinkError> {
-        write_json(&self.alias_file(collection), &self.options.generation(collection))
+    /// Bytes that the generation takes.
+    pub(crate) fn bytes(&self, collection: &Collection) -> Result<u64, SinkError> {
+        let mut open = vec![self.place(collection)];
+        let mut sum = 0;
+        while let Some(place) = open.pop() {
+            for path in entries(&place)? {
+                // A file that went away meanwhile takes nothing.
+                let Ok(data) = fs::symlink_metadata(&path) else { continue };
+                if data.is_dir() {
+                    open.push(path);
+                } else {
+                    sum += allocated(&data);
+                }
+            }
+        }
+        Ok(sum)
     }
 
     /// The names of all collections, in order.
     pub(crate) fn collections(&self) -> Result<Vec<String>, SinkError> {
-        let root = &self.options.path;
-        let mut names = Vec::new();
-        for entry in fs::read_dir(root).map_err(|e| failed("list", root, e))? {
-            let path = entry.map_err(|e| failed("list", root, e))?.path();
-            if path.extension().is_some_and(|extension| extension == "alias") {
-                names.extend(path.file_stem().and_then(|stem| stem.to_str()).map(str::to_owned));
-            }
-        }
+        let mut names: Vec<String> = entries(&self.root)?
+            .into_iter()
+            .filter(|path| path.extension().is_some_and(|extension| extension == "alias"))
+            .filter_map(|path| Some(path.file_stem()?.to_str()?.to_owned()))
+            .collect();
         names.sort();
         Ok(names)
     }
 
     /// Says that the generation is about to hold something that is not durable. True if it said so before, which on a generation that
     /// was just opened means that a process was killed.
-    pub(crate) fn is_unflushed(&self, collection: &str) -> bool {
-        self.generation(collection).join(UNFLUSHED_FILE).exists()
+    pub(crate) fn is_unflushed(&self, generation: &str) -> bool {
+        self.root.join(generation).join(UNFLUSHED_FILE).exists()
     }
 
     /// Remembers that the generation holds something that is not durable.
-    pub(crate) fn mark_unflushed(&self, collection: &str) -> Result<(), SinkError> {
-        let place = self.generation(collection);
+    pub(crate) fn mark_unflushed(&self, generation: &str) -> Result<(), SinkError> {
+        let place = self.root.join(generation);
         let marker = place.join(UNFLUSHED_FILE);
         File::create(&marker).map_err(|e| failed("mark", &marker, e))?;
         sync_directory(&place)
     }
 
     /// Forgets it. A marker that comes back after a loss of power costs time, nothing else.
-    pub(crate) fn mark_flushed(&self, collection: &str) -> Result<(), SinkError> {
-        let marker = self.generation(collection).join(UNFLUSHED_FILE);
+    pub(crate) fn mark_flushed(&self, generation: &str) -> Result<(), SinkError> {
+        let marker = self.root.join(generation).join(UNFLUSHED_FILE);
         match fs::remove_file(&marker) {
             Err(e) if e.kind() != io::ErrorKind::NotFound => Err(failed("unmark", &marker, e)),
             _ => Ok(()),
@@ -201,16 +351,10 @@ impl Directory {
     }
 
     fn is_founded(&self, checkpoint: &Checkpoint) -> bool {
-        let model = checkpoint.model.as_deref().unwrap_or(&self.options.model);
-        let prefix = format!("{}__", checkpoint.lane.target);
-        let Ok(entries) = fs::read_dir(&self.options.path) else { return false };
-        entries.flatten().map(|entry| entry.path()).any(|path| {
-            let name = path.file_name().map(|name| name.to_string_lossy()).unwrap_or_default();
-            if !name.starts_with(&prefix) || path.extension().is_some() {
-                return false;
-            }
-            let found: Result<Generation, _> = read_json(&path.join(COLLECTION_FILE));
-            found.is_ok_and(|found| found.collection == checkpoint.lane.target && found.model == model)
+        let lane = &checkpoint.lane;
+        // One that is damaged says nothing of the others.
+        entries(&self.root).unwrap_or_default().iter().any(|place| {
+            matches!(generation_at(place), Ok(Some(found)) if found.name == lane.target && Some(&found.model) == lane.model.as_ref())
         })
     }
 
@@ -227,7 +371,7 @@ impl Directory {
                          Let only one run write to {} and run again",
                         checkpoint.lane.name(),
                         checkpoint.revision,
-                        self.options.path.display()
+                        self.root.display()
                     ),
                 ));
             }
@@ -235,50 +379,62 @@ impl Directory {
         Ok(())
     }
 
-    /// Replaces the checkpoints of these lanes, all or none, and moves the alias of each collection whose lanes have all arrived in
-    /// the sink's own generation.
+    /// Replaces the checkpoints of these lanes, all or none.
     pub(crate) fn save_checkpoints(&mut self, checkpoints: Vec<Checkpoint>) -> Result<(), SinkError> {
         if checkpoints.iter().all(|checkpoint| self.checkpoints.get(&checkpoint.lane.name()) == Some(checkpoint)) {
             return Ok(());
         }
-        let mut collections: Vec<String> = checkpoints.iter().map(|checkpoint| checkpoint.lane.target.clone()).collect();
         let mut all = self.checkpoints.clone();
         all.extend(checkpoints.into_iter().map(|checkpoint| (checkpoint.lane.name(), checkpoint)));
-        write_json(&self.options.path.join(CHECKPOINTS_FILE), &all)?;
+        write_json(&self.root.join(CHECKPOINTS_FILE), &all)?;
         self.checkpoints = all;
-        collections.sort();
-        collections.dedup();
-        collections.iter().try_for_each(|collection| self.arrive(collection))
-    }
-
-    fn arrive(&self, collection: &str) -> Result<(), SinkError> {
-        let own = Some(self.options.model.as_str());
-        let mut lanes = self.checkpoints.values().filter(|checkpoint| checkpoint.lane.target == collection);
-        let arrived = lanes.all(|c| c.model.as_deref() == own && c.version.is_some() && c.pending.is_none());
-        let current = self.alias(collection)?;
-        let is_current = current.is_some_and(|g| g.model == self.options.model && g.dimensions == self.options.dimensions);
-        if arrived && !is_current && self.has_generation(collection) { self.move_alias(collection) } else { Ok(()) }
+        Ok(())
     }
 }
 
-fn lock(root: &Path) -> Result<File, SinkError> {
-    let path = root.join(LOCK_FILE);
-    let file = File::options().create(true).truncate(false).write(true).open(&path).map_err(|e| failed("open", &path, e))?;
-    match file.try_lock() {
-        Ok(()) => Ok(file),
-        Err(TryLockError::WouldBlock) => Err(SinkError::stop(
-            SINK,
-            format!("{} is in use by another process: wait until it is done, or stop it", root.display()),
-        )),
-        Err(TryLockError::Error(e)) => Err(failed("lock", &path, e)),
+/// The generations in a directory, which need not be open: for those who must know before they open it which models it needs.
+pub(crate) fn generations_in(root: &Path) -> Result<Vec<Collection>, SinkError> {
+    let mut found = Vec::new();
+    for place in entries(root)? {
+        found.extend(generation_at(&place)?);
     }
+    found.sort_by_key(Collection::generation);
+    Ok(found)
+}
+
+/// The generation that has this directory; none where it has another or is not complete.
+fn generation_at(place: &Path) -> Result<Option<Collection>, SinkError> {
+    let file = place.join(COLLECTION_FILE);
+    if place.extension().is_some() || !file.exists() {
+        return Ok(None);
+    }
+    let found: Collection = read_json(&file)?;
+    let is_own = place.file_name().is_some_and(|name| *name == *found.generation());
+    Ok(is_own.then_some(found))
+}
+
+fn entries(root: &Path) -> Result<Vec<PathBuf>, SinkError> {
+    let listed = fs::read_dir(root).and_then(|entries| entries.map(|entry| entry.map(|entry| entry.path())).collect());
+    listed.map_err(|e| failed("list", root, e))
+}
+
+/// What a file takes of the disk: its files are made larger than what is in them.
+#[cfg(unix)]
+fn allocated(data: &fs::Metadata) -> u64 {
+    // In units of 512 bytes, whatever the file system's own are.
+    std::os::unix::fs::MetadataExt::blocks(data) * 512
+}
+
+#[cfg(not(unix))]
+fn allocated(data: &fs::Metadata) -> u64 {
+    data.len()
 }
 
 /// A directory without a format must be empty, or it is somebody else's.
 fn refuse_foreign(root: &Path) -> Result<(), SinkError> {
     for entry in fs::read_dir(root).map_err(|e| failed("list", root, e))? {
         let name = entry.map_err(|e| failed("list", root, e))?.file_name();
-        if name != LOCK_FILE && name != format!("{FORMAT_FILE}.new").as_str() {
+        if !turns::is_own(&name.to_string_lossy()) && name != format!("{FORMAT_FILE}.new").as_str() {
             return Err(SinkError::stop(
                 SINK,
                 format!(
@@ -304,7 +460,7 @@ pub(crate) fn damaged(place: &Path, what: &str) -> SinkError {
     )
 }
 
-fn failed(what: &str, place: &Path, error: io::Error) -> SinkError {
+pub(crate) fn failed(what: &str, place: &Path, error: io::Error) -> SinkError {
     SinkError::permanent(SINK, format!("cannot {what} {}: {error}", place.display())).because(error)
 }
 

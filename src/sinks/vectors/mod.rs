@@ -10,8 +10,8 @@
 //! is known to be the one that the payload was written with.
 //!
 //! **Generations.** A collection is a directory `<name>__<fingerprint of the model>`; the file `<name>.alias` says which generation
-//! answers questions. A sink writes to the generation of its own model and moves the alias when every lane of the collection has
-//! arrived in it. Nothing is ever deleted: an old generation stays until a person removes it.
+//! is in service, and which one was before. A sink works on the generation of its own model; the alias moves when it is told to
+//! ([`crate::sinks::Sink::promote`]), and the old generation stays until it is dropped.
 
 mod client;
 mod config;
@@ -21,7 +21,8 @@ mod payload;
 mod sink;
 mod store;
 mod text;
+mod turns;
 
 pub use config::VectorsOptions;
 pub(crate) use sink::check;
-pub use sink::{VectorsSink, open};
+pub use sink::{VectorsSink, models_at, open, open_giving_way};

@@ -4,6 +4,7 @@
 //! payload alone is replaced must be there with the vector of the same text. There is one writer, so nothing changes between the two.
 
 use std::collections::{HashMap, HashSet};
+use std::path::Path;
 use std::sync::Arc;
 
 use arrow::array::RecordBatch;
@@ -12,11 +13,12 @@ use serde_json::{Map, Value};
 use uuid::Uuid;
 
 use super::client::EdgeStore;
-use super::config::{SINK, VectorsOptions};
+use super::config::{Collection, SINK, VectorsOptions};
+use super::directory::generations_in;
 use super::encode::{self, PROBE, RECORD, SCORE, TABLE, VERSION};
 use super::store::{Part, Point, Store};
 use crate::mapping::target::{CHUNK, CHUNK_END, CHUNK_START, CHUNKS, Dimension, MODEL, TEXT_HASH, Target};
-use crate::sinks::{Checkpoint, Page, Query, Refused, Sink, SinkError, SinkKind, Write};
+use crate::sinks::{Checkpoint, Generation, Page, Query, Refused, Sink, SinkError, SinkKind, Write};
 
 /// Points read at once where all of a table are gone through.
 const SCROLL_PAGE: usize = 4_096;
@@ -27,11 +29,38 @@ const SCROLL_PAGE: usize = 4_096;
 /// [`crate::sinks::Class::Stop`] when another process has the directory open, a newer release wrote it, or it holds something else;
 /// [`crate::sinks::Class::Permanent`] when it cannot be read or written.
 pub async fn open(options: VectorsOptions) -> Result<VectorsSink, SinkError> {
-    if options.dimensions == 0 {
-        return Err(SinkError::permanent(SINK, format!("model {} has vectors of no length", options.model)));
+    open_as(options, false).await
+}
+
+/// [`open`] for work that takes long: other processes that want the directory meanwhile wait, and are let in by
+/// [`crate::sinks::Sink::give_way`].
+///
+/// # Errors
+/// As [`open`]; [`crate::sinks::Class::Stop`] also when another process does such work there.
+pub async fn open_giving_way(options: VectorsOptions) -> Result<VectorsSink, SinkError> {
+    open_as(options, true).await
+}
+
+async fn open_as(options: VectorsOptions, gives_way: bool) -> Result<VectorsSink, SinkError> {
+    let VectorsOptions { path, model, dimensions } = options;
+    if dimensions == 0 {
+        return Err(SinkError::permanent(SINK, format!("model {model} has vectors of no length")));
     }
-    let dimensions = options.dimensions;
-    Ok(VectorsSink { store: Arc::new(EdgeStore::open(options).await?), dimensions })
+    Ok(VectorsSink { store: Arc::new(EdgeStore::open(path, gives_way).await?), model, dimensions })
+}
+
+/// The identities of the models of which the directory at `path` has generations. Reads a few small files and opens nothing.
+///
+/// # Errors
+/// [`crate::sinks::Class::Permanent`] when it cannot be read.
+pub fn models_at(path: &Path) -> Result<Vec<String>, SinkError> {
+    if !path.exists() {
+        return Ok(Vec::new());
+    }
+    let mut models: Vec<String> = generations_in(path)?.into_iter().map(|one| one.model).collect();
+    models.sort();
+    models.dedup();
+    Ok(models)
 }
 
 /// Whether a vector index can hold the target: what [`Sink::check`] says, without a sink.
@@ -46,6 +75,7 @@ pub(crate) fn check(target: &Target) -> Result<(), SinkError> {
 #[derive(Debug)]
 pub struct VectorsSink {
     store: Arc<dyn Store>,
+    model: String,
     dimensions: usize,
 }
 
@@ -68,13 +98,18 @@ fn version_of(point: &Point) -> u64 {
 }
 
 impl VectorsSink {
+    /// The generation of a collection that this sink works on.
+    fn own(&self, name: &str) -> Collection {
+        Collection { name: name.to_owned(), model: self.model.clone(), dimensions: self.dimensions }
+    }
+
     async fn write_one(&self, index: usize, write: &Write) -> Result<Vec<Refused>, SinkError> {
         let target = &write.target;
         let rows = write.upserts.num_rows();
         if rows + write.deletes.num_rows() == 0 {
             return Ok(Vec::new());
         }
-        if !self.store.is_prepared(&target.name).await? {
+        if !self.store.is_prepared(&self.own(&target.name)).await? {
             return Err(invalid(format!("collection {} was not prepared: prepare it before writing to it", target.name)));
         }
         let mut refused = Vec::new();
@@ -114,13 +149,13 @@ impl VectorsSink {
         // was, and not the new vector with the old payload.
         deletes.extend(upserts.iter().map(|point: &Point| point.id).filter(is_there));
         if !deletes.is_empty() {
-            self.store.delete(&target.name, deletes).await?;
+            self.store.delete(&self.own(&target.name), deletes).await?;
         }
         if !upserts.is_empty() {
-            self.store.upsert(&target.name, upserts).await?;
+            self.store.upsert(&self.own(&target.name), upserts).await?;
         }
         if !payloads.is_empty() {
-            self.store.replace_payloads(&target.name, payloads).await?;
+            self.store.replace_payloads(&self.own(&target.name), payloads).await?;
         }
         Ok(refused)
     }
@@ -129,12 +164,12 @@ impl VectorsSink {
         let (whole, payload_only): (Vec<_>, Vec<_>) =
             points.iter().map(|(_, point)| point).partition(|point| point.vector.is_some());
         let ids = whole.iter().map(|point| point.id).chain(deletes.iter().copied()).collect();
-        let stored = self.store.read(&target.name, ids, Part::Version).await?;
+        let stored = self.store.read(&self.own(&target.name), ids, Part::Version).await?;
         let mut versions: HashMap<Uuid, u64> = stored.iter().map(|point| (point.id, version_of(point))).collect();
         let mut kept = HashMap::new();
         if !payload_only.is_empty() {
             let ids = payload_only.iter().map(|point| point.id).collect();
-            for point in self.store.read(&target.name, ids, Part::All).await? {
+            for point in self.store.read(&self.own(&target.name), ids, Part::All).await? {
                 versions.insert(point.id, version_of(&point));
                 kept.insert(point.id, point);
             }
@@ -169,7 +204,7 @@ impl VectorsSink {
         let mut held = Vec::new();
         let mut from = None;
         loop {
-            let (points, next) = self.store.scroll(&target.name, &target.table, from, SCROLL_PAGE, Part::All).await?;
+            let (points, next) = self.store.scroll(&self.own(&target.name), &target.table, from, SCROLL_PAGE, Part::All).await?;
             held.extend(points.into_iter().filter(|point| wanted.contains(&encode::tuple(point, names).to_string())));
             match next {
                 Some(next) => from = Some(next),
@@ -194,7 +229,7 @@ impl VectorsSink {
         // Several chunks of one record may be near: ask for more until there are enough records, or no more points.
         let mut limit = top.saturating_mul(2).saturating_add(8);
         loop {
-            let hits = self.store.nearest(collection, vector.clone(), conditions.to_vec(), limit).await?;
+            let hits = self.store.nearest(&self.own(collection), vector.clone(), conditions.to_vec(), limit).await?;
             let are_all = hits.len() < limit;
             let mut seen = HashSet::new();
             let best: Vec<_> =
@@ -253,7 +288,7 @@ impl Sink for VectorsSink {
         }
         for target in targets {
             check(target)?;
-            self.store.prepare(&target.name).await?;
+            self.store.prepare(&self.own(&target.name)).await?;
         }
         Ok(())
     }
@@ -285,16 +320,16 @@ impl Sink for VectorsSink {
             Vec::new()
         } else if is(&target.record_key) {
             let records = distinct(encode::records(target, keys).map_err(invalid)?);
-            self.store.find(&target.name, &target.table, RECORD, records).await?
+            self.store.find(&self.own(&target.name), Some(&target.table), RECORD, records).await?
         } else if is(&[TEXT_HASH.to_owned()]) {
             let tuples = encode::tuples(target, keys, &names).map_err(invalid)?;
             let hashes = tuples.iter().filter_map(|tuple| tuple.get(0)?.as_str().map(str::to_owned)).collect();
-            self.store.find(&target.name, &target.table, TEXT_HASH, distinct(hashes)).await?
+            self.store.find(&self.own(&target.name), Some(&target.table), TEXT_HASH, distinct(hashes)).await?
         } else if is(&target.stored_key()) {
             let mut ids = encode::ids(target, keys).map_err(invalid)?;
             ids.sort_unstable();
             ids.dedup();
-            self.store.read(&target.name, ids, Part::All).await?
+            self.store.read(&self.own(&target.name), ids, Part::All).await?
         } else {
             self.held_by_scan(target, keys, &names).await?
         };
@@ -305,7 +340,7 @@ impl Sink for VectorsSink {
         let from = after.map(Uuid::parse_str).transpose();
         let from =
             from.map_err(|e| invalid(format!("'{}' is no place in a list of points", after.unwrap_or_default())).because(e))?;
-        let (points, next) = self.store.scroll(&target.name, &target.table, from, limit.max(1), Part::Payload).await?;
+        let (points, next) = self.store.scroll(&self.own(&target.name), &target.table, from, limit.max(1), Part::Payload).await?;
         let keys = encode::record_keys(target, &points).map_err(invalid)?;
         Ok(Page { keys, next: next.map(|id| id.to_string()) })
     }
@@ -315,7 +350,7 @@ impl Sink for VectorsSink {
         const PAGE: usize = 4096;
         let (mut newest, mut from) = (None, None);
         loop {
-            let (points, next) = self.store.scroll(&target.name, &target.table, from, PAGE, Part::Payload).await?;
+            let (points, next) = self.store.scroll(&self.own(&target.name), &target.table, from, PAGE, Part::Payload).await?;
             newest = points.iter().map(version_of).max().max(newest);
             match next {
                 Some(_) => from = next,
@@ -332,6 +367,50 @@ impl Sink for VectorsSink {
             Query::Nearest { top: 0, .. } => Ok(Vec::new()),
             Query::Nearest { collection, vector, conditions, top } => self.nearest(collection, vector, conditions, *top).await,
         }
+    }
+
+    async fn generations(&self) -> Result<Vec<Generation>, SinkError> {
+        self.store.generations().await
+    }
+
+    fn of_model(&self, model: &str, dimensions: usize) -> Result<Arc<dyn Sink>, SinkError> {
+        if dimensions == 0 {
+            return Err(SinkError::permanent(SINK, format!("model {model} has vectors of no length")));
+        }
+        Ok(Arc::new(Self { store: self.store.clone(), model: model.to_owned(), dimensions }))
+    }
+
+    async fn promote(&self, target: &str, tables: &[String]) -> Result<(), SinkError> {
+        self.store.promote(&self.own(target), tables.to_vec()).await
+    }
+
+    async fn drop_generation(&self, target: &str, model: &str) -> Result<(), SinkError> {
+        self.store.drop_generation(target, model).await
+    }
+
+    async fn vectors(&self, hashes: Vec<String>) -> Result<HashMap<String, Vec<f32>>, SinkError> {
+        let mut found = HashMap::new();
+        for collection in self.store.of_model(&self.model).await? {
+            let missing: Vec<String> = hashes.iter().filter(|hash| !found.contains_key(*hash)).cloned().collect();
+            if missing.is_empty() {
+                break;
+            }
+            for point in self.store.find(&collection, None, TEXT_HASH, distinct(missing)).await? {
+                let whole = encode::is_whole(&point, collection.dimensions);
+                if let (true, Some(Value::String(hash)), Some(vector)) = (whole, point.payload.get(TEXT_HASH), point.vector) {
+                    found.entry(hash.clone()).or_insert(vector);
+                }
+            }
+        }
+        Ok(found)
+    }
+
+    async fn bytes(&self, target: &str, model: &str) -> Result<Option<u64>, SinkError> {
+        self.store.bytes(target, model).await
+    }
+
+    async fn give_way(&self) -> Result<(), SinkError> {
+        self.store.give_way().await
     }
 
     async fn close(&self) -> Result<(), SinkError> {

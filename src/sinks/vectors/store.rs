@@ -7,7 +7,8 @@ use async_trait::async_trait;
 use serde_json::{Map, Value};
 use uuid::Uuid;
 
-use crate::sinks::{Checkpoint, SinkError};
+use super::config::Collection;
+use crate::sinks::{Checkpoint, Generation, SinkError};
 
 /// A point's payload.
 pub(crate) type Payload = Map<String, Value>;
@@ -37,20 +38,23 @@ pub(crate) enum Part {
 /// A place that holds points. A collection that is not there reads as an empty one.
 #[async_trait]
 pub(crate) trait Store: Send + Sync + fmt::Debug {
-    /// Makes the collection, with its indexes, if it is not there.
-    async fn prepare(&self, collection: &str) -> Result<(), SinkError>;
+    /// Makes the collection, with its indexes, if it is not there. The first generation of a name is in service at once.
+    async fn prepare(&self, collection: &Collection) -> Result<(), SinkError>;
 
     /// Whether the collection is there.
-    async fn is_prepared(&self, collection: &str) -> Result<bool, SinkError>;
+    async fn is_prepared(&self, collection: &Collection) -> Result<bool, SinkError>;
 
     /// Those of the points that are there, in any order.
-    async fn read(&self, collection: &str, ids: Vec<Uuid>, part: Part) -> Result<Vec<Point>, SinkError>;
+    async fn read(&self, collection: &Collection, ids: Vec<Uuid>, part: Part) -> Result<Vec<Point>, SinkError>;
 
-    /// The points of the table whose payload entry `field`, an indexed text, is one of `values`.
+    /// All collections of this model, whatever their names.
+    async fn of_model(&self, model: &str) -> Result<Vec<Collection>, SinkError>;
+
+    /// The points of the table, or of all, whose payload entry `field`, an indexed text, is one of `values`.
     async fn find(
         &self,
-        collection: &str,
-        table: &str,
+        collection: &Collection,
+        table: Option<&str>,
         field: &'static str,
         values: Vec<String>,
     ) -> Result<Vec<Point>, SinkError>;
@@ -58,7 +62,7 @@ pub(crate) trait Store: Send + Sync + fmt::Debug {
     /// Points of the table from id `from` on in order of ids, and the id at which to go on.
     async fn scroll(
         &self,
-        collection: &str,
+        collection: &Collection,
         table: &str,
         from: Option<Uuid>,
         limit: usize,
@@ -66,18 +70,18 @@ pub(crate) trait Store: Send + Sync + fmt::Debug {
     ) -> Result<(Vec<Point>, Option<Uuid>), SinkError>;
 
     /// Inserts or replaces points, each of which has a vector; no two have one id.
-    async fn upsert(&self, collection: &str, points: Vec<Point>) -> Result<(), SinkError>;
+    async fn upsert(&self, collection: &Collection, points: Vec<Point>) -> Result<(), SinkError>;
 
     /// Replaces the payloads of points that are there, and leaves their vectors.
-    async fn replace_payloads(&self, collection: &str, payloads: Vec<(Uuid, Payload)>) -> Result<(), SinkError>;
+    async fn replace_payloads(&self, collection: &Collection, payloads: Vec<(Uuid, Payload)>) -> Result<(), SinkError>;
 
     /// Deletes points; one that is not there is no error.
-    async fn delete(&self, collection: &str, ids: Vec<Uuid>) -> Result<(), SinkError>;
+    async fn delete(&self, collection: &Collection, ids: Vec<Uuid>) -> Result<(), SinkError>;
 
     /// The points nearest to the vector that fulfil all conditions, best first, with scores and without vectors.
     async fn nearest(
         &self,
-        collection: &str,
+        collection: &Collection,
         vector: Vec<f32>,
         conditions: Vec<(String, String)>,
         limit: usize,
@@ -88,6 +92,21 @@ pub(crate) trait Store: Send + Sync + fmt::Debug {
 
     /// All checkpoints.
     async fn checkpoints(&self) -> Result<Vec<Checkpoint>, SinkError>;
+
+    /// All generations of all collections.
+    async fn generations(&self) -> Result<Vec<Generation>, SinkError>;
+
+    /// Puts this generation in service, in one step, and keeps the one before: [`crate::sinks::Sink::promote`].
+    async fn promote(&self, collection: &Collection, tables: Vec<String>) -> Result<(), SinkError>;
+
+    /// Deletes the model's generation with its checkpoints, unless it is in service.
+    async fn drop_generation(&self, name: &str, model: &str) -> Result<(), SinkError>;
+
+    /// Bytes of storage that the model's generation takes.
+    async fn bytes(&self, name: &str, model: &str) -> Result<Option<u64>, SinkError>;
+
+    /// Lets others in that wait: [`crate::sinks::Sink::give_way`].
+    async fn give_way(&self) -> Result<(), SinkError>;
 
     /// Makes everything accepted durable and lets go of the engine.
     async fn close(&self) -> Result<(), SinkError>;

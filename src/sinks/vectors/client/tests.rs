@@ -1,11 +1,23 @@
 //! What the engine does that its user must know.
 
+use std::fs;
+use std::path::Path;
+
+use super::edge::refused;
+use super::log::closed_log_files;
 use super::*;
+use crate::mapping::target::TEXT_HASH;
+use crate::sinks::vectors::encode::{RECORD, TABLE};
+use qdrant_edge::OperationError;
 
 const DIMENSIONS: usize = 4_096;
 
-fn options(path: &Path) -> VectorsOptions {
-    VectorsOptions { path: path.to_owned(), model: "m".to_owned(), dimensions: DIMENSIONS }
+fn collection() -> Collection {
+    Collection { name: "c".to_owned(), model: "m".to_owned(), dimensions: DIMENSIONS }
+}
+
+async fn opened(path: &Path) -> EdgeStore {
+    EdgeStore::open(path.to_owned(), false).await.unwrap()
 }
 
 fn points(title: &str) -> Vec<Point> {
@@ -21,7 +33,7 @@ fn points(title: &str) -> Vec<Point> {
 }
 
 async fn titles(store: &EdgeStore) -> Vec<String> {
-    let found = store.find("c", "t", TEXT_HASH, vec!["h".to_owned()]).await.unwrap();
+    let found = store.find(&collection(), Some("t"), TEXT_HASH, vec!["h".to_owned()]).await.unwrap();
     assert_eq!(found.len(), 500);
     let mut titles: Vec<String> = found.into_iter().map(|point| point.payload["title"].as_str().unwrap().to_owned()).collect();
     titles.sort();
@@ -32,39 +44,39 @@ async fn titles(store: &EdgeStore) -> Vec<String> {
 #[tokio::test]
 async fn the_log_stays_short_and_later_operations_still_count() {
     let dir = tempfile::tempdir().unwrap();
-    let place = dir.path().join(options(dir.path()).generation("c"));
-    let store = EdgeStore::open(options(dir.path())).await.unwrap();
+    let place = dir.path().join(collection().generation());
+    let store = opened(dir.path()).await;
     store.edge.lock().unwrap().closed_log_files_max = 1;
-    store.prepare("c").await.unwrap();
+    store.prepare(&collection()).await.unwrap();
     for title in ["one", "two", "three"] {
-        store.upsert("c", points(title)).await.unwrap();
+        store.upsert(&collection(), points(title)).await.unwrap();
         assert!(closed_log_files(&place).len() > 1, "enough was written to close files of the log");
         store.flush(Vec::new()).await.unwrap();
         assert!(closed_log_files(&place).len() <= 1);
         assert_eq!(titles(&store).await, [title]);
     }
     store.edge.lock().unwrap().closed_log_files_max = 100;
-    store.upsert("c", points("four")).await.unwrap();
+    store.upsert(&collection(), points("four")).await.unwrap();
     store.close().await.unwrap();
     assert!(closed_log_files(&place).len() > 1);
     drop(store);
-    let store = EdgeStore::open(options(dir.path())).await.unwrap();
+    let store = opened(dir.path()).await;
     assert_eq!(titles(&store).await, ["four"]);
     assert_eq!(closed_log_files(&place).len(), 1);
-    store.upsert("c", points("five")).await.unwrap();
+    store.upsert(&collection(), points("five")).await.unwrap();
     assert_eq!(titles(&store).await, ["five"]);
 }
 
 #[tokio::test]
 async fn an_engine_that_panics_is_an_error_and_is_not_used_again() {
     let dir = tempfile::tempdir().unwrap();
-    let store = EdgeStore::open(options(dir.path())).await.unwrap();
-    store.prepare("c").await.unwrap();
-    store.upsert("c", points("one")).await.unwrap();
-    fs::remove_dir_all(dir.path().join(options(dir.path()).generation("c"))).unwrap();
+    let store = opened(dir.path()).await;
+    store.prepare(&collection()).await.unwrap();
+    store.upsert(&collection(), points("one")).await.unwrap();
+    fs::remove_dir_all(dir.path().join(collection().generation())).unwrap();
     let error = store.flush(Vec::new()).await.unwrap_err();
     assert!(error.message.contains(dir.path().to_str().unwrap()), "{error}");
-    assert!(store.upsert("c", points("two")).await.unwrap_err().message.contains("failed before"));
+    assert!(store.upsert(&collection(), points("two")).await.unwrap_err().message.contains("failed before"));
     drop(store);
 }
 

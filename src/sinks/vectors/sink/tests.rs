@@ -13,12 +13,16 @@ use arrow::datatypes::{DataType, Field, Float32Type, Int64Type, Schema, SchemaRe
 
 use super::*;
 use crate::mapping::target::{Shape, VECTOR};
-use crate::sinks::{Class, LaneId, Pending};
+use crate::sinks::{Class, LaneId, Pending, Role};
 
 const DIMENSIONS: usize = 8;
 
 fn options(path: &Path) -> VectorsOptions {
     VectorsOptions { path: path.to_owned(), model: "hash@1".to_owned(), dimensions: DIMENSIONS }
+}
+
+fn generation(model: &str, dimensions: usize) -> String {
+    Collection { name: "titles".to_owned(), model: model.to_owned(), dimensions }.generation()
 }
 
 async fn opened(path: &Path) -> VectorsSink {
@@ -154,7 +158,7 @@ fn expected(chunks: &[Chunk]) -> Vec<Held> {
 
 fn checkpoint(table: &str, revision: u64, model: &str) -> Checkpoint {
     Checkpoint {
-        lane: LaneId { table: table.to_owned(), sink: SinkKind::Vectors, target: "titles".to_owned(), shard: 0, shards: 1 },
+        lane: LaneId::new(table, SinkKind::Vectors, "titles", Some(model)),
         revision,
         table_id: "t".to_owned(),
         version: Some(revision as i64),
@@ -364,7 +368,7 @@ async fn a_checkpoint_moves_only_from_the_one_before_it() {
     for wrong in [1, 4] {
         let error = sink.flush(&[checkpoint("series", 2, "hash@1"), checkpoint("movies", wrong, "hash@1")]).await.unwrap_err();
         assert_eq!(error.class, Class::Stop);
-        assert!(error.message.contains("movies/vectors/titles/0-of-1"), "{error}");
+        assert!(error.message.contains("movies/vectors/titles@hash@1/0-of-1"), "{error}");
         assert_eq!(sink.checkpoints().await.unwrap(), moved, "all or none");
     }
     let other = Checkpoint { table_id: "another".to_owned(), ..checkpoint("movies", 2, "hash@1") };
@@ -375,7 +379,7 @@ async fn a_checkpoint_moves_only_from_the_one_before_it() {
     assert_eq!(sink.checkpoints().await.unwrap(), moved);
 
     drop(sink);
-    let place = dir.path().join(options(dir.path()).generation("titles"));
+    let place = dir.path().join(generation("hash@1", DIMENSIONS));
     std::fs::rename(place, dir.path().join("elsewhere")).unwrap();
     let sink = opened(dir.path()).await;
     assert_eq!(sink.checkpoints().await.unwrap(), [], "a checkpoint without points says nothing");
@@ -384,41 +388,114 @@ async fn a_checkpoint_moves_only_from_the_one_before_it() {
     sink.flush(&[checkpoint("movies", 1, "hash@1")]).await.unwrap();
 }
 
+fn ask(dimensions: usize) -> Query {
+    Query::Nearest { collection: "titles".to_owned(), vector: vec![1.0; dimensions], conditions: vec![], top: 5 }
+}
+
+fn roles(generations: &[Generation]) -> Vec<(&str, Role)> {
+    generations.iter().map(|one| (one.model.as_str(), one.role)).collect()
+}
+
+/// The sink of `hash@1` with one point, and the same place as `other@2` sees it, empty.
+async fn two_generations(path: &Path, target: &Arc<Target>) -> (VectorsSink, Arc<dyn Sink>) {
+    let sink = opened(path).await;
+    sink.prepare(std::slice::from_ref(target), &[]).await.unwrap();
+    put(&sink, target, 1, &[chunk(1, "a", "one")], &[]).await;
+    sink.flush(&[checkpoint("movies", 1, "hash@1")]).await.unwrap();
+    let other = sink.of_model("other@2", 4).unwrap();
+    other.prepare(std::slice::from_ref(target), &[]).await.unwrap();
+    (sink, other)
+}
+
+async fn fill(other: &Arc<dyn Sink>, target: &Arc<Target>) {
+    let rows = rows_of(target, &[chunk(1, "a", "one"), chunk(2, "b", "two")], 4);
+    other.write(&[Write { target: target.clone(), version: 1, upserts: rows, deletes: chunk_keys(&[]) }]).await.unwrap();
+}
+
 #[tokio::test]
-async fn another_model_is_another_generation_beside_the_old_one() {
+async fn another_model_is_another_generation_beside_the_one_in_service() {
     let dir = tempfile::tempdir().unwrap();
     let target = target_of("movies");
-    let sink = opened(dir.path()).await;
-    sink.prepare(std::slice::from_ref(&target), &[]).await.unwrap();
-    put(&sink, &target, 1, &[chunk(1, "a", "one")], &[]).await;
-    sink.flush(&[checkpoint("movies", 1, "hash@1")]).await.unwrap();
-    sink.close().await.unwrap();
-    drop(sink);
+    let (sink, other) = two_generations(dir.path(), &target).await;
+    assert_eq!(roles(&sink.generations().await.unwrap()), roles(&other.generations().await.unwrap()));
+    let mut found = sink.generations().await.unwrap();
+    found.sort_by(|a, b| a.model.cmp(&b.model));
+    assert_eq!(roles(&found), [("hash@1", Role::Serving), ("other@2", Role::Building)]);
+    assert_eq!(other.list(&target, None, 10).await.unwrap().keys.num_rows(), 0);
+    fill(&other, &target).await;
+    assert_eq!(contents(&sink, &target).await, expected(&[chunk(1, "a", "one")]), "the two know nothing of each other");
+    assert_eq!(other.query(&ask(4)).await.unwrap().len(), 2);
+    let missing = sink.of_model("third@3", 4).unwrap().query(&ask(4)).await.unwrap_err();
+    assert!(missing.message.contains("hash@1") && missing.message.contains("third@3"), "{missing}");
+    let hashes = vec![hash_of("a"), hash_of("b"), hash_of("nowhere")];
+    assert_eq!(sink.vectors(hashes.clone()).await.unwrap().len(), 1);
+    assert_eq!(other.vectors(hashes).await.unwrap()[&hash_of("b")].len(), 4);
+    assert!(other.bytes("titles", "other@2").await.unwrap().unwrap() > 0);
+}
 
-    let new = VectorsOptions { model: "other@2".to_owned(), dimensions: 4, ..options(dir.path()) };
-    let ask = |dimensions| Query::Nearest {
-        collection: "titles".to_owned(),
-        vector: vec![1.0; dimensions],
-        conditions: vec![],
-        top: 5,
-    };
-    let sink = open(new.clone()).await.unwrap();
-    assert_eq!(sink.checkpoints().await.unwrap(), [checkpoint("movies", 1, "hash@1")], "the caller sees what is there");
-    assert_eq!(sink.list(&target, None, 10).await.unwrap().keys.num_rows(), 0);
-    sink.prepare(std::slice::from_ref(&target), &[]).await.unwrap();
-    let rows = rows_of(&target, &[chunk(1, "a", "one"), chunk(2, "b", "two")], 4);
-    sink.write(&[Write { target: target.clone(), version: 1, upserts: rows, deletes: chunk_keys(&[]) }]).await.unwrap();
+#[tokio::test]
+async fn a_generation_is_put_in_service_when_it_is_where_the_other_is() {
+    let dir = tempfile::tempdir().unwrap();
+    let target = target_of("movies");
+    let (sink, other) = two_generations(dir.path(), &target).await;
+    fill(&other, &target).await;
+    let tables = ["movies".to_owned()];
+    let behind = other.promote("titles", &tables).await.unwrap_err();
+    assert_eq!(behind.class, Class::Transient, "{behind}");
     let pending = Some(Pending { to: 1, from: None, files_done: 0, sweep: false });
-    sink.flush(&[Checkpoint { pending, version: None, ..checkpoint("movies", 2, "other@2") }]).await.unwrap();
-    let error = sink.query(&ask(4)).await.unwrap_err();
-    assert!(error.message.contains("hash@1") && error.message.contains("other@2"), "{error}");
+    sink.flush(&[Checkpoint { pending, version: None, ..checkpoint("movies", 1, "other@2") }]).await.unwrap();
+    assert!(other.promote("titles", &tables).await.is_err());
+    sink.flush(&[checkpoint("movies", 2, "other@2")]).await.unwrap();
+    sink.flush(&[Checkpoint { version: Some(3), ..checkpoint("movies", 2, "hash@1") }]).await.unwrap();
+    assert!(other.promote("titles", &tables).await.is_err(), "the one in service has gone on");
     sink.flush(&[checkpoint("movies", 3, "other@2")]).await.unwrap();
-    assert_eq!(sink.query(&ask(4)).await.unwrap().len(), 2, "the alias has moved");
-    drop(sink);
-
+    for _ in 0..2 {
+        other.promote("titles", &tables).await.unwrap();
+    }
+    let check = async |sink: &VectorsSink| {
+        let mut found = sink.generations().await.unwrap();
+        found.sort_by(|a, b| a.model.cmp(&b.model));
+        assert_eq!(roles(&found), [("hash@1", Role::Kept), ("other@2", Role::Serving)]);
+        assert_eq!(contents(sink, &target).await, expected(&[chunk(1, "a", "one")]), "nothing is deleted");
+    };
+    check(&sink).await;
+    drop((sink, other));
     let sink = opened(dir.path()).await;
-    assert!(sink.query(&ask(DIMENSIONS)).await.is_err());
-    assert_eq!(contents(&sink, &target).await, expected(&[chunk(1, "a", "one")]), "nothing is deleted");
+    check(&sink).await;
+    sink.promote("titles", &tables).await.unwrap();
+    let other = sink.of_model("other@2", 4).unwrap();
+    assert_eq!(other.drop_generation("titles", "hash@1").await.unwrap_err().class, Class::Stop, "it is in service again");
+    for _ in 0..2 {
+        other.drop_generation("titles", "other@2").await.unwrap();
+    }
+    assert_eq!(roles(&sink.generations().await.unwrap()), [("hash@1", Role::Serving)]);
+    let left: Vec<_> = sink.checkpoints().await.unwrap().into_iter().map(|c| c.model.unwrap()).collect();
+    assert_eq!(left, ["hash@1"]);
+    assert!(!dir.path().join(generation("other@2", 4)).exists());
+}
+
+#[tokio::test]
+async fn a_directory_of_the_first_format_is_taken_over() {
+    let dir = tempfile::tempdir().unwrap();
+    let target = target_of("movies");
+    drop(two_generations(dir.path(), &target).await);
+    let place = |name: &str| dir.path().join(name);
+    std::fs::write(place("format.json"), r#"{"format":1,"engine":"qdrant-edge 0.7.2"}"#).unwrap();
+    std::fs::write(place("titles.alias"), format!("{:?}", generation("hash@1", DIMENSIONS))).unwrap();
+    let written = std::fs::read_to_string(place("checkpoints.json")).unwrap();
+    let mut old: Map<String, Value> = serde_json::from_str(&written).unwrap();
+    let (_, mut value) = old.clone().into_iter().next().unwrap();
+    value["lane"].as_object_mut().unwrap().remove("model");
+    old.clear();
+    old.insert("movies/vectors/titles/0-of-1".to_owned(), value);
+    std::fs::write(place("checkpoints.json"), serde_json::to_string(&old).unwrap()).unwrap();
+    let sink = opened(dir.path()).await;
+    assert_eq!(sink.checkpoints().await.unwrap(), [checkpoint("movies", 1, "hash@1")]);
+    assert_eq!(contents(&sink, &target).await, expected(&[chunk(1, "a", "one")]));
+    sink.flush(&[checkpoint("movies", 2, "hash@1")]).await.unwrap();
+    assert!(sink.generations().await.unwrap().iter().any(|one| one.model == "hash@1" && one.role == Role::Serving));
+    drop(sink);
+    assert!(std::fs::read_to_string(place("format.json")).unwrap().contains('2'));
 }
 
 #[tokio::test]
@@ -446,8 +523,8 @@ async fn one_directory_has_one_writer_and_no_strange_content() {
         assert_eq!(std::fs::read_to_string(&file).unwrap(), content, "nothing is deleted");
         std::fs::write(&file, old).unwrap();
     };
-    let generation = path.join(options(&path).generation("titles"));
-    refuses(path.join("format.json"), r#"{"format":2,"engine":"qdrant-edge 9"}"#, "format 2").await;
+    let generation = path.join(generation("hash@1", DIMENSIONS));
+    refuses(path.join("format.json"), r#"{"format":3,"engine":"qdrant-edge 9"}"#, "format 3").await;
     refuses(path.join("format.json"), "{", "damaged").await;
     refuses(path.join("checkpoints.json"), "{", "damaged").await;
     let segment = std::fs::read_dir(generation.join("segments")).unwrap().next().unwrap().unwrap().path();
