@@ -7,6 +7,7 @@
 //! - `config`: where the engine is and how much it may take.
 //! - `encode`: types, identifiers, literals and statements as text. Pure.
 //! - `rows`: what the engine can hold of a batch, and Arrow bytes to and from it. Pure.
+//! - `gather`: rows that wait to be inserted together. Pure.
 //! - `client`: what any ClickHouse must answer, and what its errors mean.
 //! - `chdb`, `abi`: the engine inside this process, the only user of the driver.
 //! - `prepare`: makes tables and views.
@@ -19,6 +20,7 @@ mod chdb;
 mod client;
 mod config;
 mod encode;
+mod gather;
 mod prepare;
 mod rows;
 mod sink;

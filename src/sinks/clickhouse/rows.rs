@@ -256,8 +256,14 @@ fn conform(array: &ArrayRef, kind: &DataType) -> Result<ArrayRef, ArrowError> {
 
 /// An Arrow IPC stream of one batch.
 pub(super) fn encode(batch: &RecordBatch) -> Result<Vec<u8>, ArrowError> {
-    let mut writer = StreamWriter::try_new(Vec::new(), batch.schema_ref())?;
-    writer.write(batch)?;
+    encode_all(std::slice::from_ref(batch))
+}
+
+/// An Arrow IPC stream of batches of one schema; empty where there are none.
+pub(super) fn encode_all(batches: &[RecordBatch]) -> Result<Vec<u8>, ArrowError> {
+    let Some(first) = batches.first() else { return Ok(Vec::new()) };
+    let mut writer = StreamWriter::try_new(Vec::new(), first.schema_ref())?;
+    batches.iter().try_for_each(|batch| writer.write(batch))?;
     writer.into_inner()
 }
 

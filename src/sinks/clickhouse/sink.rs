@@ -1,8 +1,9 @@
 //! The contract of [`crate::sinks`] on a ClickHouse. Speaks to it through the transport alone; types and texts come from `encode`
 //! and `rows`.
 //!
-//! A write is an insert of rows with their `_version`, a delete an insert of tombstones. An insert is stored when it is answered, so
-//! [`Sink::flush`] has only the checkpoints left to write.
+//! A write is an insert of rows with their `_version`, a delete an insert of tombstones. Rows are gathered over several writes, and what
+//! waits is inserted before anything is read. An insert is stored when it is answered, so [`Sink::flush`] inserts what waits and has
+//! only the checkpoints left to write.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -13,6 +14,7 @@ use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
 use arrow::error::ArrowError;
 use async_trait::async_trait;
 use serde::Deserialize;
+use tokio::sync::Mutex;
 
 use super::NAME;
 use super::chdb::Chdb;
@@ -22,15 +24,11 @@ use super::encode::{
     CHECKPOINTS, DELETED, KEYS, VERSION, check, column_type, create_checkpoints, is_nested, literal, qualified, quote,
     quoted_list, tuple,
 };
+use super::gather::{Gathered, Insert, Place};
 use super::prepare::prepare;
 use super::rows;
 use crate::mapping::target::{Dimension, Target};
-use crate::sinks::{Checkpoint, Page, Query, Refused, Sink, SinkError, SinkKind, Write};
-
-/// Rows of one insert. Enough that the engine makes large parts, little enough that a batch is not held twice.
-const INSERT_ROWS_MAX: usize = 65_536;
-/// Arrow bytes of one insert, about.
-const INSERT_BYTES_MAX: usize = 64 << 20;
+use crate::sinks::{Checkpoint, Class, Page, Query, Refused, Sink, SinkError, SinkKind, Write};
 
 /// A ClickHouse that holds tables.
 #[derive(Debug)]
@@ -38,6 +36,7 @@ pub struct ClickhouseSink {
     engine: Box<dyn Transport>,
     database: String,
     fsync: bool,
+    gathered: Mutex<Gathered>,
 }
 
 /// Opens the embedded engine and makes its directory and database where they are missing. Opening a directory again in the same
@@ -49,7 +48,7 @@ pub struct ClickhouseSink {
 pub async fn open(options: ClickhouseOptions) -> Result<ClickhouseSink, SinkError> {
     let (database, fsync) = (options.database.clone(), options.fsync);
     let engine = Box::new(Chdb::open(options).await?);
-    Ok(ClickhouseSink { engine, database, fsync })
+    Ok(ClickhouseSink { engine, database, fsync, gathered: Mutex::default() })
 }
 
 /// A checkpoint as it is stored.
@@ -58,6 +57,10 @@ struct Stored {
     lane: String,
     checkpoint: String,
     revision: u64,
+}
+
+fn doing(place: &Place) -> String {
+    format!("writing {} of {}", if place.deleted { "tombstones" } else { "rows" }, place.table)
 }
 
 fn arrow_failed(doing: &str) -> impl Fn(ArrowError) -> SinkError {
@@ -81,33 +84,76 @@ fn columns_of(target: &Target, batch: &RecordBatch, schema: &Schema) -> Result<(
 }
 
 impl ClickhouseSink {
-    /// Inserts rows with their version, a bounded part at a time.
+    /// Takes rows with their version; inserts what is due.
     async fn insert(&self, target: &Target, rows: &RecordBatch, version: u64, deleted: bool) -> Result<(), SinkError> {
-        let doing = format!("writing {} of {}", if deleted { "tombstones" } else { "rows" }, target.name);
-        let wire = rows::to_wire(rows).map_err(arrow_failed(&doing))?;
-        let mut fields = wire.schema_ref().fields().to_vec();
+        let place = Place { table: target.name.clone(), deleted };
+        let wire = rows::to_wire(rows).map_err(arrow_failed(&doing(&place)))?;
+        let (mut fields, mut columns) = (wire.schema_ref().fields().to_vec(), wire.columns().to_vec());
         fields.push(Arc::new(Field::new(VERSION, DataType::UInt64, false)));
+        columns.push(Arc::new(UInt64Array::from_value(version, wire.num_rows())));
         if deleted {
             fields.push(Arc::new(Field::new(DELETED, DataType::UInt8, false)));
+            columns.push(Arc::new(UInt8Array::from_value(1, wire.num_rows())));
         }
-        let names: Vec<&String> = fields.iter().map(|field| field.name()).collect();
-        let sql = format!("INSERT INTO {} ({})", qualified(&self.database, &target.name), quoted_list(&names));
-        let schema: SchemaRef = Arc::new(Schema::new(fields));
-        let fitting = INSERT_BYTES_MAX.saturating_mul(wire.num_rows()) / wire.get_array_memory_size().max(1);
-        let part = fitting.clamp(1, INSERT_ROWS_MAX);
-        for start in (0..wire.num_rows()).step_by(part) {
-            let slice = wire.slice(start, part.min(wire.num_rows() - start));
-            let mut columns = slice.columns().to_vec();
-            columns.push(Arc::new(UInt64Array::from_value(version, slice.num_rows())));
-            if deleted {
-                columns.push(Arc::new(UInt8Array::from_value(1, slice.num_rows())));
+        let batch = RecordBatch::try_new(Arc::new(Schema::new(fields)), columns).map_err(arrow_failed(&doing(&place)))?;
+        let mut gathered = self.gathered.lock().await;
+        let mut due = gathered.add(&place, &batch).into_iter();
+        while let Some(insert) = due.next() {
+            if let Err(error) = self.send(&mut gathered, &place, insert).await {
+                due.for_each(|insert| gathered.put_back(&place, insert));
+                return Err(error);
             }
-            let bytes = RecordBatch::try_new(schema.clone(), columns)
-                .and_then(|batch| rows::encode(&batch))
-                .map_err(arrow_failed(&doing))?;
-            self.engine.insert(sql.clone(), bytes).await.map_err(|error| error.during(&doing))?;
+        }
+        if gathered.is_full() { self.send_all(&mut gathered).await } else { Ok(()) }
+    }
+
+    /// Inserts rows. What fails for a passing reason waits on; what cannot be inserted is lost, and no checkpoint of its table moves.
+    async fn send(&self, gathered: &mut Gathered, place: &Place, insert: Insert) -> Result<(), SinkError> {
+        let sent = self.send_rows(place, &insert).await;
+        match &sent {
+            Ok(()) => {}
+            Err(error) if error.class == Class::Transient => gathered.put_back(place, insert),
+            Err(error) => gathered.lose(place, &error.message),
+        }
+        sent
+    }
+
+    async fn send_rows(&self, place: &Place, insert: &Insert) -> Result<(), SinkError> {
+        let Some(first) = insert.batches.first() else { return Ok(()) };
+        let names: Vec<&String> = first.schema_ref().fields().iter().map(|field| field.name()).collect();
+        let sql = format!("INSERT INTO {} ({})", qualified(&self.database, &place.table), quoted_list(&names));
+        let bytes = rows::encode_all(&insert.batches).map_err(arrow_failed(&doing(place)))?;
+        self.engine.insert(sql, bytes).await.map_err(|error| error.during(&doing(place)))
+    }
+
+    /// Inserts all that waits.
+    async fn send_all(&self, gathered: &mut Gathered) -> Result<(), SinkError> {
+        while let Some((place, insert)) = gathered.pop() {
+            self.send(gathered, &place, insert).await?;
         }
         Ok(())
+    }
+
+    /// Refuses checkpoints of tables that lost rows.
+    async fn whole(&self, checkpoints: &[Checkpoint]) -> Result<(), SinkError> {
+        let gathered = self.gathered.lock().await;
+        let lost = checkpoints.iter().find_map(|checkpoint| {
+            let table = &checkpoint.lane.target;
+            Some((table, gathered.lost(table)?))
+        });
+        match lost {
+            Some((table, reason)) => {
+                let message =
+                    format!("rows of {table} that were accepted before could not be inserted, so its checkpoint stays: {reason}");
+                Err(SinkError::permanent(NAME, message))
+            }
+            None => Ok(()),
+        }
+    }
+
+    /// [`Self::send_all`], before anything is read.
+    async fn settle(&self) -> Result<(), SinkError> {
+        self.send_all(&mut *self.gathered.lock().await).await
     }
 
     /// Takes one write; answers the rows that the engine cannot hold.
@@ -237,6 +283,7 @@ impl Sink for ClickhouseSink {
     }
 
     async fn prepare(&self, targets: &[Arc<Target>], dimensions: &[Dimension]) -> Result<(), SinkError> {
+        self.settle().await?;
         prepare(self.engine.as_ref(), &self.database, self.fsync, targets, dimensions).await
     }
 
@@ -262,9 +309,11 @@ impl Sink for ClickhouseSink {
     }
 
     async fn flush(&self, checkpoints: &[Checkpoint]) -> Result<(), SinkError> {
+        self.settle().await?;
         if checkpoints.is_empty() {
             return Ok(());
         }
+        self.whole(checkpoints).await?;
         let doing = "storing checkpoints";
         let lanes: Vec<String> = checkpoints.iter().map(|checkpoint| checkpoint.lane.name()).collect();
         let there: HashMap<String, Stored> =
@@ -316,6 +365,7 @@ impl Sink for ClickhouseSink {
         if keys.num_rows() == 0 || keys.num_columns() == 0 {
             return Ok(RecordBatch::new_empty(target.schema.clone()));
         }
+        self.settle().await?;
         let table = external(target, &keys)?;
         let names: Vec<String> = keys.schema_ref().fields().iter().map(|field| field.name().clone()).collect();
         let columns: Vec<&String> = target.schema.fields().iter().map(|field| field.name()).collect();
@@ -340,6 +390,7 @@ impl Sink for ClickhouseSink {
     }
 
     async fn list(&self, target: &Target, after: Option<&str>, limit: usize) -> Result<Page, SinkError> {
+        self.settle().await?;
         let doing = format!("listing keys of {}", target.name);
         let limit = limit.max(1);
         let fields: Vec<Field> = target
@@ -368,6 +419,7 @@ impl Sink for ClickhouseSink {
     }
 
     async fn newest(&self, target: &Target) -> Result<Option<u64>, SinkError> {
+        self.settle().await?;
         let doing = format!("reading the newest version of {}", target.name);
         // Tombstones count: they win over what is written below them.
         let sql = format!("SELECT toString(max(_version)), count() FROM {}", qualified(&self.database, &target.name));
@@ -385,6 +437,7 @@ impl Sink for ClickhouseSink {
         let Query::Text(sql) = query else {
             return Err(SinkError::permanent(NAME, "takes SQL; nearest points are a question for the vectors"));
         };
+        self.settle().await?;
         let bytes = self.engine.ask(sql.clone(), "JSONEachRow").await.map_err(|error| error.during("the statement failed"))?;
         let text = String::from_utf8_lossy(&bytes);
         serde_json::Deserializer::from_str(&text).into_iter().collect::<Result<_, _>>().map_err(|error| {
@@ -393,6 +446,8 @@ impl Sink for ClickhouseSink {
     }
 
     async fn close(&self) -> Result<(), SinkError> {
-        self.engine.close().await.map_err(|error| error.during("closing the engine"))
+        let settled = self.settle().await;
+        let closed = self.engine.close().await.map_err(|error| error.during("closing the engine"));
+        settled.and(closed)
     }
 }
