@@ -7,7 +7,8 @@
 //!   carries loses.
 //! - **Success means**: [`Sink::write`] has accepted the rows, [`Sink::flush`] has made everything accepted before it
 //!   durable and only then moved the checkpoints.
-//! - **One writer**: an embedded engine's directory is locked by the process that opened it.
+//! - **One writer**: an embedded engine's directory is locked by the process that opened it; a server keeps a lease ([`Sink::hold`]), and
+//!   a checkpoint moves only from the value that was read, so a writer that lost its lease while it was paused does no harm.
 //!
 //! - **Generations**: a target whose rows a model makes may be held several times, once for each model. One of them is in service. A
 //!   sink works on the generation of one model; [`Sink::of_model`] gives the same place as another model sees it.
@@ -17,6 +18,7 @@
 pub mod checkpoint;
 pub mod clickhouse;
 pub mod graph;
+pub mod lease;
 pub mod quarantine;
 pub mod vectors;
 
@@ -30,6 +32,7 @@ use async_trait::async_trait;
 pub use crate::mapping::target::SinkKind;
 use crate::mapping::target::{Dimension, Target};
 pub use checkpoint::{Checkpoint, LaneId, Pending};
+pub use lease::{Lease, Work};
 
 /// What one batch does to one target.
 #[derive(Debug, Clone)]
@@ -129,6 +132,21 @@ pub trait Sink: Send + Sync + fmt::Debug {
     /// # Errors
     /// [`Class::Permanent`] if the batch does not have the target's columns.
     fn image(&self, target: &Target, rows: &RecordBatch) -> Result<RecordBatch, SinkError>;
+
+    /// Takes the place for one run, or keeps it: asked before a run writes, and again while it lasts, always with the same
+    /// [`Lease::token`]. A lease of another run of the same [`Work`] that has not ended stops this one. Nothing to do where the
+    /// process that opened the engine has it alone.
+    ///
+    /// # Errors
+    /// [`Class::Stop`], naming the holder and the age of its lease.
+    async fn hold(&self, _lease: &Lease) -> Result<(), SinkError> {
+        Ok(())
+    }
+
+    /// Gives the place back. One that somebody else has meanwhile is left to them.
+    async fn release(&self, _lease: &Lease) -> Result<(), SinkError> {
+        Ok(())
+    }
 
     /// Makes everything ready that the targets need: tables, views, constraints, indexes. Called once before the first write, and
     /// again whenever a target changed; repeating it changes nothing. Adds columns, never removes any.
