@@ -25,6 +25,7 @@ pub mod vectors;
 use std::collections::HashMap;
 use std::fmt;
 use std::sync::Arc;
+use std::time::Duration;
 
 use arrow::array::RecordBatch;
 use async_trait::async_trait;
@@ -271,6 +272,8 @@ pub struct SinkError {
     pub sink: &'static str,
     /// What happened, where, and what to do next.
     pub message: String,
+    /// How long the engine asked to be left alone before the same call is tried again.
+    pub retry_after: Option<Duration>,
     /// The cause, when there is one apart from the message.
     #[source]
     pub source: Option<Box<dyn std::error::Error + Send + Sync>>,
@@ -279,17 +282,24 @@ pub struct SinkError {
 impl SinkError {
     /// An error that will come again.
     pub fn permanent(sink: &'static str, message: impl Into<String>) -> Self {
-        Self { class: Class::Permanent, sink, message: message.into(), source: None }
+        Self { class: Class::Permanent, sink, message: message.into(), retry_after: None, source: None }
     }
 
     /// An error that a later call may not meet.
     pub fn transient(sink: &'static str, message: impl Into<String>) -> Self {
-        Self { class: Class::Transient, sink, message: message.into(), source: None }
+        Self { class: Class::Transient, sink, message: message.into(), retry_after: None, source: None }
     }
 
     /// An error that a person has to decide about.
     pub fn stop(sink: &'static str, message: impl Into<String>) -> Self {
-        Self { class: Class::Stop, sink, message: message.into(), source: None }
+        Self { class: Class::Stop, sink, message: message.into(), retry_after: None, source: None }
+    }
+
+    /// The same error, with the pause that the engine asked for.
+    #[must_use]
+    pub fn after(mut self, pause: Duration) -> Self {
+        self.retry_after = Some(pause);
+        self
     }
 
     /// The same error with its cause.
