@@ -1,6 +1,8 @@
 //! The configuration: a YAML file, overlaid by the environment, held to be whole before anything is opened. It knows where
 //! things are, not what they are.
 
+mod engines;
+
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
@@ -9,6 +11,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use crate::embed::{Choice, DEFAULT_PRECISION, Precision};
+pub use engines::{ClickhouseEntry, ColumnStore, GraphEntry, GraphStore, VectorStore, VectorsEntry};
 
 /// What the file may say. Every key has an environment variable: `DISTRIBUTARY_` and its path in capitals, joined by `_`.
 #[derive(Debug, Clone, Default, Serialize, Deserialize, JsonSchema)]
@@ -21,11 +24,11 @@ pub struct ConfigFile {
     /// The mapping file, relative to this file, or else to the working directory.
     pub mapping: Option<PathBuf>,
     /// The column store; absent: not synced.
-    pub clickhouse: Option<SinkEntry>,
+    pub clickhouse: Option<ClickhouseEntry>,
     /// The graph; absent: not synced.
-    pub graph: Option<SinkEntry>,
+    pub graph: Option<GraphEntry>,
     /// The vector index; absent: not synced.
-    pub vectors: Option<SinkEntry>,
+    pub vectors: Option<VectorsEntry>,
     /// The embedding model: `all-MiniLM-L6-v2` (the default), `hash` (a cheap deterministic one, for trying everything else; `hash-32` is a shorter
     /// one) or `off` (no vectors). Collections that are there already keep the model that they were made with: `distributary reembed` changes it.
     pub embed: Option<String>,
@@ -85,14 +88,6 @@ pub enum MissingTables {
     Skip,
 }
 
-/// One engine.
-#[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
-#[serde(deny_unknown_fields)]
-pub struct SinkEntry {
-    /// Which engine and where: `chdb:PATH`, `grafeo:PATH`, `edge:PATH`.
-    pub url: String,
-}
-
 /// Where records go that cannot be delivered.
 #[derive(Debug, Clone, Default, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
@@ -143,11 +138,11 @@ pub struct Config {
     /// The mapping file.
     pub mapping: PathBuf,
     /// The column store.
-    pub clickhouse: Option<SinkUrl>,
+    pub clickhouse: Option<ColumnStore>,
     /// The graph.
-    pub graph: Option<SinkUrl>,
+    pub graph: Option<GraphStore>,
     /// The vector index.
-    pub vectors: Option<SinkUrl>,
+    pub vectors: Option<VectorStore>,
     /// The embedding model.
     pub embed: Choice,
     /// What it computes in.
@@ -170,17 +165,6 @@ pub struct Config {
     pub files: FilesEntry,
 }
 
-/// Which engine and where.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum SinkUrl {
-    /// ClickHouse in the process.
-    Chdb(PathBuf),
-    /// Grafeo in the process.
-    Grafeo(PathBuf),
-    /// Qdrant Edge in the process.
-    Edge(PathBuf),
-}
-
 /// 1 GiB sorts a window of a few hundred thousand wide records without touching the disk.
 const DEFAULT_MEMORY_MIB: u64 = 1024;
 /// Wide nested records of 10 KB make batches of 40 MB; several are under way at a time.
@@ -191,8 +175,6 @@ const DEFAULT_WINDOW_MIB: u64 = 4096;
 const DEFAULT_TEXT_KIB: u64 = 1024;
 /// So many bad records are a bad mapping.
 const DEFAULT_QUARANTINE_ENTRIES: usize = 100_000;
-/// Schemes of servers, which later versions deliver to.
-const SERVERS: [&str; 8] = ["http", "https", "bolt", "bolt+s", "neo4j", "neo4j+s", "qdrant", "pinecone"];
 
 /// Why a configuration cannot be used.
 #[derive(Debug, thiserror::Error)]
@@ -241,9 +223,9 @@ impl Config {
             Some(text) => text.parse().map_err(|e| format!("`precision`: {e}"))?,
             None => DEFAULT_PRECISION,
         };
-        let clickhouse = sink(file.clickhouse, "clickhouse", "chdb", &base, SinkUrl::Chdb)?;
-        let graph = sink(file.graph, "graph", "grafeo", &base, SinkUrl::Grafeo)?;
-        let vectors = sink(file.vectors, "vectors", "edge", &base, SinkUrl::Edge)?;
+        let clickhouse = file.clickhouse.map(|entry| entry.engine(&base)).transpose()?;
+        let graph = file.graph.map(|entry| entry.engine(&base)).transpose()?;
+        let vectors = file.vectors.map(|entry| entry.engine(&base)).transpose()?;
         if clickhouse.is_none() && graph.is_none() && vectors.is_none() {
             return Err("no sink is named: add `clickhouse`, `graph` or `vectors` with a `url`".to_owned());
         }
@@ -321,26 +303,6 @@ pub fn shown(address: &str) -> String {
 /// A URL as it is, a path made absolute.
 fn location(text: &str, base: &Path) -> String {
     if text.contains("://") { text.to_owned() } else { base.join(text).display().to_string() }
-}
-
-fn sink(
-    entry: Option<SinkEntry>,
-    key: &str,
-    scheme: &str,
-    base: &Path,
-    make: impl Fn(PathBuf) -> SinkUrl,
-) -> Result<Option<SinkUrl>, String> {
-    let Some(entry) = entry else { return Ok(None) };
-    let url = entry.url;
-    match url.split_once(':') {
-        Some((found, path)) if found == scheme && !path.is_empty() => Ok(Some(make(base.join(path)))),
-        // An address may carry a password, so it is never repeated.
-        Some((found, rest)) if rest.starts_with("//") || SERVERS.contains(&found) => {
-            let found: String = found.chars().filter(|c| c.is_ascii_alphanumeric() || *c == '+').collect();
-            Err(format!("`{key}.url`: {found} is a server; this version delivers to the embedded engine, {scheme}:PATH"))
-        }
-        _ => Err(format!("`{key}.url` must be {scheme}:PATH")),
-    }
 }
 
 fn mebibytes(count: u64) -> Result<usize, String> {
@@ -466,7 +428,7 @@ mod tests {
     fn the_smallest_file_is_enough() {
         let config = read(SMALLEST, &[]).unwrap();
         assert!(config.table_url("movies").unwrap().ends_with("silver/movies"));
-        assert!(matches!(config.clickhouse, Some(SinkUrl::Chdb(_))));
+        assert!(matches!(config.clickhouse, Some(ColumnStore::Chdb(_))));
         assert!(config.graph.is_none());
         assert_eq!(config.batch_rows, DEFAULT_BATCH_ROWS);
     }
@@ -492,7 +454,7 @@ mod tests {
             ("DISTRIBUTARY_EMBED", "off"),
         ];
         let config = read(SMALLEST, &environment).unwrap();
-        assert!(matches!(config.graph, Some(SinkUrl::Grafeo(_))));
+        assert!(matches!(config.graph, Some(GraphStore::Grafeo(_))));
         assert_eq!((config.batch_rows, config.source.on_gap, config.embed), (7, OnGap::Stop, Choice::Off));
         let error = read(SMALLEST, &[("DISTRIBUTARY_LIMITS_BATCH_ROWS", "many")]).unwrap_err().to_string();
         assert!(error.contains("DISTRIBUTARY_LIMITS_BATCH_ROWS"), "{error}");
@@ -517,8 +479,10 @@ mod tests {
             ("source: {root: s}\nclickhouse: {url: \"chdb:x\"}\n", "`mapping`"),
             ("source: {root: s}\nmapping: m.yaml\n", "no sink"),
             ("source: {root: s}\nmapping: m.yaml\ngraph: {url: \"chdb:x\"}\n", "grafeo:PATH"),
-            ("source: {root: s}\nmapping: m.yaml\nclickhouse: {url: \"clickhouse://u:secret@h\"}\n", "is a server"),
-            ("source: {root: s}\nmapping: m.yaml\nclickhouse: {url: \"http://u:secret@h\"}\n", "is a server"),
+            ("source: {root: s}\nmapping: m.yaml\nclickhouse: {url: \"clickhouse://u:secret@h\"}\n", "https://HOST"),
+            ("source: {root: s}\nmapping: m.yaml\nclickhouse: {url: \"http://u:secret@h\"}\n", "DISTRIBUTARY_CLICKHOUSE_"),
+            ("source: {root: s}\nmapping: m.yaml\nclickhouse: {url: \"chdb:x\", user: secret}\n", "`clickhouse.user`"),
+            ("source: {root: s}\nmapping: m.yaml\ngraph: {url: \"bolt://h\", password_file: none}\n", "`graph.password_file`"),
         ] {
             let error = read(text, &[]).unwrap_err().to_string();
             assert!(error.contains(named) && !error.contains("secret"), "{text}: {error}");

@@ -22,6 +22,7 @@ pub mod mapping;
 pub mod report;
 pub mod rows;
 pub mod sample;
+pub mod secret;
 pub mod sinks;
 pub mod sync;
 pub mod telemetry;

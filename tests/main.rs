@@ -6,6 +6,7 @@
 mod bad_input;
 mod cli;
 mod crash;
+mod fronts;
 mod mappings;
 mod model;
 mod net_change;

@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 
 use super::{DONE, Global, Outcome, note, out, progress};
-use crate::config::{Config, SinkUrl};
+use crate::config::{ColumnStore, Config, VectorStore};
 use crate::embed::{self, Choice};
 use crate::fetch::{FetchError, Options, Paths, Wanted, ensure};
 use crate::sinks::vectors;
@@ -46,7 +46,7 @@ pub(super) fn needed(config: &Config, needed: Needed) -> Result<Paths, FetchErro
 pub(super) fn needed_with(config: &Config, needed: Needed, more: Option<&Choice>) -> Result<Paths, FetchError> {
     let own = config.embed.model().filter(|_| needed.vectors && config.vectors.is_some());
     let options = with_config(Options::from_env(), config);
-    let library = needed.clickhouse && config.clickhouse.is_some();
+    let library = needed.clickhouse && matches!(config.clickhouse, Some(ColumnStore::Chdb(_)));
     let mut paths = get(&Wanted { library, model: own.map(str::to_owned) }, &options)?;
     // A directory that was given is that of the configuration's model, if it has files at all.
     let others = Options { model_dir: options.model_dir.clone().filter(|_| own.is_none()), ..options };
@@ -66,7 +66,7 @@ pub(super) fn needed_with(config: &Config, needed: Needed, more: Option<&Choice>
 /// The models of collections that are there already.
 fn in_use(config: &Config, needed: Needed) -> Vec<String> {
     match &config.vectors {
-        Some(SinkUrl::Edge(path)) if needed.vectors && config.embed != Choice::Off => {
+        Some(VectorStore::Edge(path)) if needed.vectors && config.embed != Choice::Off => {
             // What cannot be read now is said when the directory is opened.
             let models = vectors::models_at(path).unwrap_or_default();
             models.iter().filter_map(|identity| embed::of_identity(identity)?.0.model().map(str::to_owned)).collect()

@@ -52,7 +52,7 @@ pub(super) async fn check(global: &Global) -> Outcome {
 pub(super) async fn sync(global: &Global, args: &SyncArgs, dry_run: bool) -> Outcome {
     let config = global.config()?;
     let files = fetch::needed(&config, Needed::ALL).map_err(OpenError::from)?;
-    let (setup, opened) = Setup::open_with_tables(config, &files).await?;
+    let (setup, opened) = Setup::open_with_tables(config, &files, !dry_run).await?;
     let cancel = told();
     let progress: Option<Arc<dyn sync::Progress>> = Some(Arc::new(progress::Syncing::new()));
     let options = Options { dry_run, rebuild: args.rebuild, repair: args.repair, cancel, progress };

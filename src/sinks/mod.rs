@@ -7,7 +7,8 @@
 //!   carries loses.
 //! - **Success means**: [`Sink::write`] has accepted the rows, [`Sink::flush`] has made everything accepted before it
 //!   durable and only then moved the checkpoints.
-//! - **One writer**: an embedded engine's directory is locked by the process that opened it.
+//! - **One writer**: an embedded engine's directory is locked by the process that opened it; a server keeps a lease ([`Sink::hold`]), and
+//!   a checkpoint moves only from the value that was read, so a writer that lost its lease while it was paused does no harm.
 //!
 //! - **Generations**: a target whose rows a model makes may be held several times, once for each model. One of them is in service. A
 //!   sink works on the generation of one model; [`Sink::of_model`] gives the same place as another model sees it.
@@ -17,12 +18,14 @@
 pub mod checkpoint;
 pub mod clickhouse;
 pub mod graph;
+pub mod lease;
 pub mod quarantine;
 pub mod vectors;
 
 use std::collections::HashMap;
 use std::fmt;
 use std::sync::Arc;
+use std::time::Duration;
 
 use arrow::array::RecordBatch;
 use async_trait::async_trait;
@@ -30,6 +33,7 @@ use async_trait::async_trait;
 pub use crate::mapping::target::SinkKind;
 use crate::mapping::target::{Dimension, Target};
 pub use checkpoint::{Checkpoint, LaneId, Pending};
+pub use lease::{Lease, Work};
 
 /// What one batch does to one target.
 #[derive(Debug, Clone)]
@@ -129,6 +133,21 @@ pub trait Sink: Send + Sync + fmt::Debug {
     /// # Errors
     /// [`Class::Permanent`] if the batch does not have the target's columns.
     fn image(&self, target: &Target, rows: &RecordBatch) -> Result<RecordBatch, SinkError>;
+
+    /// Takes the place for one run, or keeps it: asked before a run writes, and again while it lasts, always with the same
+    /// [`Lease::token`]. A lease of another run of the same [`Work`] that has not ended stops this one. Nothing to do where the
+    /// process that opened the engine has it alone.
+    ///
+    /// # Errors
+    /// [`Class::Stop`], naming the holder and the age of its lease.
+    async fn hold(&self, _lease: &Lease) -> Result<(), SinkError> {
+        Ok(())
+    }
+
+    /// Gives the place back. One that somebody else has meanwhile is left to them.
+    async fn release(&self, _lease: &Lease) -> Result<(), SinkError> {
+        Ok(())
+    }
 
     /// Makes everything ready that the targets need: tables, views, constraints, indexes. Called once before the first write, and
     /// again whenever a target changed; repeating it changes nothing. Adds columns, never removes any.
@@ -253,6 +272,8 @@ pub struct SinkError {
     pub sink: &'static str,
     /// What happened, where, and what to do next.
     pub message: String,
+    /// How long the engine asked to be left alone before the same call is tried again.
+    pub retry_after: Option<Duration>,
     /// The cause, when there is one apart from the message.
     #[source]
     pub source: Option<Box<dyn std::error::Error + Send + Sync>>,
@@ -261,17 +282,24 @@ pub struct SinkError {
 impl SinkError {
     /// An error that will come again.
     pub fn permanent(sink: &'static str, message: impl Into<String>) -> Self {
-        Self { class: Class::Permanent, sink, message: message.into(), source: None }
+        Self { class: Class::Permanent, sink, message: message.into(), retry_after: None, source: None }
     }
 
     /// An error that a later call may not meet.
     pub fn transient(sink: &'static str, message: impl Into<String>) -> Self {
-        Self { class: Class::Transient, sink, message: message.into(), source: None }
+        Self { class: Class::Transient, sink, message: message.into(), retry_after: None, source: None }
     }
 
     /// An error that a person has to decide about.
     pub fn stop(sink: &'static str, message: impl Into<String>) -> Self {
-        Self { class: Class::Stop, sink, message: message.into(), source: None }
+        Self { class: Class::Stop, sink, message: message.into(), retry_after: None, source: None }
+    }
+
+    /// The same error, with the pause that the engine asked for.
+    #[must_use]
+    pub fn after(mut self, pause: Duration) -> Self {
+        self.retry_after = Some(pause);
+        self
     }
 
     /// The same error with its cause.

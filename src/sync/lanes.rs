@@ -282,7 +282,7 @@ fn is_followed(
 pub(super) fn again(error: &SinkError) -> SinkError {
     let text = describe(error);
     let message = text.strip_prefix(&format!("{}: ", error.sink)).unwrap_or(&text).to_owned();
-    SinkError { class: error.class, sink: error.sink, message, source: None }
+    SinkError { class: error.class, sink: error.sink, message, retry_after: error.retry_after, source: None }
 }
 
 /// Prepares the lanes that may be written to, each place for itself.

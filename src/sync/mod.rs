@@ -9,6 +9,7 @@ mod gate;
 mod lake;
 mod lane;
 mod lanes;
+mod leases;
 mod models;
 mod open;
 mod points;
@@ -23,10 +24,11 @@ mod worker;
 use std::sync::Arc;
 
 use tokio::sync::Mutex;
-use tokio_util::sync::CancellationToken;
+use tokio_util::sync::{CancellationToken, DropGuard};
 
 pub use gate::Gate;
 pub use lake::Opened;
+pub use leases::Leases;
 pub use models::Models;
 pub use open::{Needed, OpenError, Setup, runtime};
 pub use reembed::{Reembed, abandon, drop_old, foresee, reembed, rollback};
@@ -123,9 +125,23 @@ async fn open_quarantine(setup: &Setup) -> Result<Quarantine, OpenError> {
     Ok(quarantine.with_entries_max(setup.config.quarantine_entries_max))
 }
 
+/// Tells a run to stop when another one has taken its place, until it is dropped.
+fn stop_with(lost: CancellationToken, cancel: CancellationToken) -> DropGuard {
+    let over = CancellationToken::new();
+    let watched = over.clone();
+    tokio::spawn(async move {
+        tokio::select! {
+            () = lost.cancelled() => cancel.cancel(),
+            () = watched.cancelled() => {}
+        }
+    });
+    over.drop_guard()
+}
+
 /// A run over all lanes, or over those of one generation.
 async fn run(setup: &Setup, opened: Opened, options: &Options, only: Option<&lanes::Only>) -> Result<SyncReport, OpenError> {
     let quarantine = Arc::new(Mutex::new(open_quarantine(setup).await?));
+    let _stopping = stop_with(setup.leases.lost().clone(), options.cancel.clone());
     let mut report = SyncReport { missing_tables: opened.missing.clone(), ..SyncReport::default() };
     let lanes::Lanes { mut lanes, notes } = lanes::lanes(setup, &opened, options, only).await;
     report.notes = notes.into_iter().collect();
@@ -136,6 +152,9 @@ async fn run(setup: &Setup, opened: Opened, options: &Options, only: Option<&lan
         let of_table: Vec<lane::Lane> = lanes.extract_if(.., |lane| lane.table() == name).collect();
         let run = table::Run { setup, options, table: table.clone(), quarantine: quarantine.clone(), filling: only.is_some() };
         report.tables.extend(run.run(of_table).await);
+    }
+    if let Some(lost) = setup.leases.reason() {
+        return Err(lost.into());
     }
     report.interrupted = options.cancel.is_cancelled();
     report.elapsed_ms = u64::try_from(opened.began.elapsed().as_millis()).unwrap_or(u64::MAX);

@@ -9,17 +9,19 @@ use datafusion::execution::runtime_env::{RuntimeEnv, RuntimeEnvBuilder};
 
 use super::lake::{Lake, Opened, storage_options};
 use super::lane::describe;
+use super::leases::Leases;
 use super::models::Models;
 use crate::changes::{ChangesError, RecordCounts, Strategy, Table};
-use crate::config::{Config, ConfigError, MissingTables, SinkUrl, shown};
+use crate::config::{ColumnStore, Config, ConfigError, GraphStore, MissingTables, VectorStore, shown};
 use crate::embed::{EmbedError, Worker};
 use crate::fetch::{FetchError, Paths};
 use crate::mapping::file::TableEntry;
 use crate::mapping::target::Shape;
 use crate::mapping::{MappingError, MappingFile, compile};
 use crate::report::{TableReport, TargetReport};
+use crate::sinks::lease::DEFAULT_LEASE;
 use crate::sinks::quarantine::QuarantineError;
-use crate::sinks::{Class, Sink, SinkError, SinkKind, clickhouse, graph, vectors};
+use crate::sinks::{Class, Sink, SinkError, SinkKind, Work, clickhouse, graph, vectors};
 
 /// Records in one batch of work that gives way: others wait for a batch to end, and what a killed process loses is no more than one.
 const BATCH_ROWS_GIVING_WAY: usize = 512;
@@ -69,6 +71,8 @@ pub struct Setup {
     pub models: Models,
     /// Memory and spilling.
     pub runtime: Arc<RuntimeEnv>,
+    /// What this run holds against other writers.
+    pub leases: Leases,
 }
 
 /// Which of the sinks a command needs.
@@ -104,7 +108,7 @@ impl Setup {
     /// # Errors
     /// [`OpenError`] naming what cannot be opened.
     pub async fn open(config: Config, files: &Paths, needed: Needed) -> Result<Self, OpenError> {
-        Self::open_as(config, files, needed, false).await
+        Self::open_as(config, files, needed, None).await
     }
 
     /// Opens the vector index alone, for work that takes long and gives way to other processes in between.
@@ -113,10 +117,10 @@ impl Setup {
     /// [`OpenError`] naming what cannot be opened.
     pub async fn open_giving_way(mut config: Config, files: &Paths) -> Result<Self, OpenError> {
         config.batch_rows = config.batch_rows.min(BATCH_ROWS_GIVING_WAY);
-        Self::open_as(config, files, Needed { clickhouse: false, graph: false, vectors: true }, true).await
+        Self::open_as(config, files, Needed { clickhouse: false, graph: false, vectors: true }, Some(Work::Reembed)).await
     }
 
-    async fn open_as(config: Config, files: &Paths, needed: Needed, gives_way: bool) -> Result<Self, OpenError> {
+    async fn open_as(config: Config, files: &Paths, needed: Needed, work: Option<Work>) -> Result<Self, OpenError> {
         let mapping = MappingFile::read(&config.mapping)?;
         let models = Models::new(files.models.clone());
         let embedder = embedder(&config, &models, needed)?;
@@ -125,18 +129,19 @@ impl Setup {
         let opened = futures::join!(
             open_clickhouse(&config, files, needed),
             open_graph(&config, needed),
-            open_vectors(&config, embedder.as_deref(), gives_way)
+            open_vectors(&config, embedder.as_deref(), work == Some(Work::Reembed))
         );
-        let (sinks, unopened) = sorted([opened.0, opened.1, opened.2])?;
-        Ok(Self { config, mapping, sinks, unopened, embedder, models, runtime })
+        let (mut sinks, mut unopened) = sorted([opened.0, opened.1, opened.2])?;
+        let leases = leased(&mut sinks, &mut unopened, work).await?;
+        Ok(Self { config, mapping, sinks, unopened, embedder, models, runtime, leases })
     }
 
     /// [`Setup::open`] with all sinks, while the tables are opened for the [`super::sync_opened`] to come, so that neither waits for
-    /// the other.
+    /// the other. A run that `writes` takes a lease where a server keeps them.
     ///
     /// # Errors
     /// [`OpenError`] naming what cannot be opened.
-    pub async fn open_with_tables(config: Config, files: &Paths) -> Result<(Self, Opened), OpenError> {
+    pub async fn open_with_tables(config: Config, files: &Paths, writes: bool) -> Result<(Self, Opened), OpenError> {
         let mapping = MappingFile::read(&config.mapping)?;
         let models = Models::new(files.models.clone());
         let embedder = embedder(&config, &models, Needed::ALL)?;
@@ -155,9 +160,10 @@ impl Setup {
             open_vectors(&config, embedder.as_deref(), false),
             tables
         );
-        let (sinks, unopened) = sorted([clickhouse, graph, vectors])?;
+        let (mut sinks, mut unopened) = sorted([clickhouse, graph, vectors])?;
         let opened = opened?;
-        Ok((Self { config, mapping, sinks, unopened, embedder, models, runtime }, opened))
+        let leases = leased(&mut sinks, &mut unopened, writes.then_some(Work::Sync)).await?;
+        Ok((Self { config, mapping, sinks, unopened, embedder, models, runtime, leases }, opened))
     }
 
     /// Closes the sinks: everything accepted becomes durable.
@@ -165,7 +171,7 @@ impl Setup {
     /// # Errors
     /// The first sink's error; the others are closed all the same.
     pub async fn close(&self) -> Result<(), SinkError> {
-        let mut first = Ok(());
+        let mut first = self.leases.release(&self.sinks).await;
         for sink in &self.sinks {
             let closed = sink.close().await;
             if first.is_ok() {
@@ -227,6 +233,7 @@ impl Setup {
             unopened: Vec::new(),
             embedder: None,
             models: Models::default(),
+            leases: Leases::default(),
         };
         let mut notes = Vec::new();
         let mut schemas = BTreeMap::new();
@@ -289,24 +296,48 @@ fn sorted(opened: [OpenedSink; 3]) -> Result<(Vec<Arc<dyn Sink>>, Vec<(SinkKind,
     }
 }
 
+/// Takes the leases of a run that writes.
+async fn leased(
+    sinks: &mut Vec<Arc<dyn Sink>>,
+    unopened: &mut Vec<(SinkKind, SinkError)>,
+    work: Option<Work>,
+) -> Result<Leases, SinkError> {
+    let Some(work) = work else { return Ok(Leases::default()) };
+    let (leases, failed) = Leases::take(sinks, work, DEFAULT_LEASE).await?;
+    unopened.extend(failed);
+    Ok(leases)
+}
+
 async fn open_clickhouse(config: &Config, files: &Paths, needed: Needed) -> OpenedSink {
-    let SinkUrl::Chdb(path) = config.clickhouse.as_ref().filter(|_| needed.clickhouse)? else { return None };
-    let library = files.library.clone().unwrap_or_default();
-    let opened = clickhouse::open(clickhouse::ClickhouseOptions::new(path.clone(), library)).await;
+    let opened = match config.clickhouse.as_ref().filter(|_| needed.clickhouse)? {
+        ColumnStore::Chdb(path) => {
+            let library = files.library.clone().unwrap_or_default();
+            clickhouse::open(clickhouse::ClickhouseOptions::new(path.clone(), library)).await
+        }
+        ColumnStore::Server(_) => Err(SinkError::permanent("clickhouse", "servers are not delivered to yet")),
+    };
     Some((SinkKind::Clickhouse, opened.map(|sink| Arc::new(sink) as Arc<dyn Sink>)))
 }
 
 async fn open_graph(config: &Config, needed: Needed) -> OpenedSink {
-    let SinkUrl::Grafeo(path) = config.graph.as_ref().filter(|_| needed.graph)? else { return None };
-    let opened = graph::open(graph::GraphOptions::at(path.clone())).await;
+    let opened = match config.graph.as_ref().filter(|_| needed.graph)? {
+        GraphStore::Grafeo(path) => graph::open(graph::GraphOptions::at(path.clone())).await,
+        GraphStore::Server(_) => Err(SinkError::permanent("graph", "servers are not delivered to yet")),
+    };
     Some((SinkKind::Graph, opened.map(|sink| Arc::new(sink) as Arc<dyn Sink>)))
 }
 
 async fn open_vectors(config: &Config, embedder: Option<&Worker>, gives_way: bool) -> OpenedSink {
-    let (Some(SinkUrl::Edge(path)), Some(embedder)) = (&config.vectors, embedder) else { return None };
+    let (Some(engine), Some(embedder)) = (&config.vectors, embedder) else { return None };
     let (model, dimensions) = (embedder.identity().to_owned(), embedder.dimensions());
-    let options = vectors::VectorsOptions { path: path.clone(), model, dimensions };
-    let opened = if gives_way { vectors::open_giving_way(options).await } else { vectors::open(options).await };
+    let opened = match engine {
+        VectorStore::Edge(path) => {
+            let options = vectors::VectorsOptions { path: path.clone(), model, dimensions };
+            if gives_way { vectors::open_giving_way(options).await } else { vectors::open(options).await }
+        }
+        VectorStore::Qdrant(_) => Err(SinkError::permanent("vectors", "Qdrant servers are not delivered to yet")),
+        VectorStore::Pinecone(_) => Err(SinkError::permanent("vectors", "Pinecone is not delivered to yet")),
+    };
     Some((SinkKind::Vectors, opened.map(|sink| Arc::new(sink) as Arc<dyn Sink>)))
 }
 

@@ -102,7 +102,8 @@ impl Bench {
             sinks.push(wrap(self.sink(kind, &embedder).await));
         }
         let runtime = sync::runtime(&config).unwrap();
-        Setup { config, mapping, sinks, unopened: Vec::new(), embedder: Some(embedder), models: sync::Models::default(), runtime }
+        let (unopened, models, leases) = (Vec::new(), sync::Models::default(), sync::Leases::default());
+        Setup { config, mapping, sinks, unopened, embedder: Some(embedder), models, runtime, leases }
     }
 
     async fn sink(&self, kind: SinkKind, embedder: &Worker) -> Arc<dyn Sink> {

@@ -118,7 +118,7 @@ impl FaultySink {
     }
 
     fn error(class: Class, what: &str) -> SinkError {
-        SinkError { class, sink: "test", message: format!("told to fail: {what}"), source: None }
+        SinkError { class, sink: "test", message: format!("told to fail: {what}"), retry_after: None, source: None }
     }
 
     fn dead(&self) -> Result<(), SinkError> {

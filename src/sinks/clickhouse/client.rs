@@ -82,7 +82,7 @@ impl EngineError {
     /// The sink's error, saying what was being done.
     pub(super) fn during(self, doing: &str) -> SinkError {
         let message = format!("{doing}: {}", self.message.trim_end());
-        SinkError { class: self.class(), sink: NAME, message, source: None }
+        SinkError { class: self.class(), sink: NAME, message, retry_after: None, source: None }
     }
 }
 

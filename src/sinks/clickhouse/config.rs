@@ -2,6 +2,10 @@
 
 use std::path::PathBuf;
 
+use url::Url;
+
+use crate::secret::Secret;
+
 /// The database that is used when none is named: the one every engine has.
 pub(crate) const DEFAULT_DATABASE: &str = "default";
 
@@ -35,6 +39,44 @@ impl ClickhouseOptions {
             database: DEFAULT_DATABASE.to_owned(),
             fsync: true,
             memory_bytes_max: DEFAULT_MEMORY_BYTES_MAX,
+        }
+    }
+}
+
+/// How to reach a server.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ServerOptions {
+    /// `http` or `https`, host and port.
+    pub url: Url,
+    /// The database that holds the tables. It is made when it is missing.
+    pub database: String,
+    /// Who asks.
+    pub user: Option<String>,
+    /// The user's password.
+    pub password: Option<Secret>,
+    /// Certificates that the server's is to be signed by, instead of the usual authorities.
+    pub ca_file: Option<PathBuf>,
+    /// Whether rows are compressed on their way.
+    pub compression: bool,
+    /// The cluster on which tables and views are made.
+    pub cluster: Option<String>,
+    /// The table engine, with `{table}` in place of the table's name.
+    pub engine: Option<String>,
+}
+
+impl ServerOptions {
+    /// The server at an address, everything else as usual.
+    #[must_use]
+    pub fn at(url: Url) -> Self {
+        Self {
+            url,
+            database: DEFAULT_DATABASE.to_owned(),
+            user: None,
+            password: None,
+            ca_file: None,
+            compression: true,
+            cluster: None,
+            engine: None,
         }
     }
 }

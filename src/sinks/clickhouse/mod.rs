@@ -29,7 +29,7 @@ pub(crate) mod testing;
 #[cfg(test)]
 mod tests;
 
-pub use config::ClickhouseOptions;
+pub use config::{ClickhouseOptions, ServerOptions};
 pub(crate) use encode::check;
 pub use sink::{ClickhouseSink, open};
 

@@ -2,6 +2,10 @@
 
 use std::path::PathBuf;
 
+use url::Url;
+
+use crate::secret::Secret;
+
 /// Rows of one `UNWIND`: large enough that parsing and planning a statement cost little beside its rows, small enough that a
 /// server would still take it as one message.
 pub(crate) const DEFAULT_BATCH_ROWS: usize = 5_000;
@@ -31,5 +35,30 @@ impl GraphOptions {
     #[must_use]
     pub fn in_memory() -> Self {
         Self { path: None, batch_rows: DEFAULT_BATCH_ROWS, log_bytes_max: DEFAULT_LOG_BYTES_MAX }
+    }
+}
+
+/// How to reach a server.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ServerOptions {
+    /// `bolt`, `bolt+s`, `neo4j` or `neo4j+s`, host and port.
+    pub url: Url,
+    /// The database; the user's home database when absent.
+    pub database: Option<String>,
+    /// Who asks.
+    pub user: Option<String>,
+    /// The user's password.
+    pub password: Option<Secret>,
+    /// Certificates that the server's is to be signed by, instead of the usual authorities.
+    pub ca_file: Option<PathBuf>,
+    /// Rows of one statement.
+    pub batch_rows: usize,
+}
+
+impl ServerOptions {
+    /// The server at an address, everything else as usual.
+    #[must_use]
+    pub fn at(url: Url) -> Self {
+        Self { url, database: None, user: None, password: None, ca_file: None, batch_rows: DEFAULT_BATCH_ROWS }
     }
 }

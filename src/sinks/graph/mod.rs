@@ -31,6 +31,6 @@ mod stubs;
 #[cfg(test)]
 mod tests;
 
-pub use config::GraphOptions;
+pub use config::{GraphOptions, ServerOptions};
 pub(crate) use cypher::check;
 pub use sink::{GraphSink, open};

@@ -3,7 +3,10 @@
 use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
+use url::Url;
 use xxhash_rust::xxh3::xxh3_64;
+
+use crate::secret::Secret;
 
 /// The sink's name in errors and reports.
 pub(crate) const SINK: &str = "vectors";
@@ -51,4 +54,59 @@ impl Collection {
 /// Whether the name can be a collection's, which is a part of file names.
 pub(crate) fn is_name(name: &str) -> bool {
     !name.is_empty() && name.len() <= NAME_LENGTH_MAX && name.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'_' || b == b'-')
+}
+
+/// How to reach a Qdrant server.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct QdrantOptions {
+    /// `qdrant` or, with TLS, `qdrant+s`; host and port of gRPC.
+    pub url: Url,
+    /// The server's key.
+    pub api_key: Option<Secret>,
+    /// Certificates that the server's is to be signed by, instead of the usual authorities.
+    pub ca_file: Option<PathBuf>,
+    /// Whether new collections keep vectors and payloads on disk.
+    pub on_disk: bool,
+    /// How vectors of new collections are quantized.
+    pub quantization: Option<String>,
+}
+
+impl QdrantOptions {
+    /// The server at an address, everything else as usual.
+    #[must_use]
+    pub fn at(url: Url) -> Self {
+        Self { url, api_key: None, ca_file: None, on_disk: false, quantization: None }
+    }
+}
+
+/// How to reach an index of Pinecone.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct PineconeOptions {
+    /// The index. It is made when it is missing.
+    pub index: String,
+    /// The key of the project.
+    pub api_key: Option<Secret>,
+    /// Certificates that the servers' are to be signed by, instead of the usual authorities.
+    pub ca_file: Option<PathBuf>,
+    /// The cloud of a new index.
+    pub cloud: String,
+    /// The region of a new index.
+    pub region: String,
+    /// The address of the control plane.
+    pub controller: String,
+}
+
+impl PineconeOptions {
+    /// The index of this name, everything else as usual.
+    #[must_use]
+    pub fn of(index: &str) -> Self {
+        Self {
+            index: index.to_owned(),
+            api_key: None,
+            ca_file: None,
+            cloud: "aws".to_owned(),
+            region: "us-east-1".to_owned(),
+            controller: "https://api.pinecone.io".to_owned(),
+        }
+    }
 }

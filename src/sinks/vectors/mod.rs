@@ -23,6 +23,6 @@ mod store;
 mod text;
 mod turns;
 
-pub use config::VectorsOptions;
+pub use config::{PineconeOptions, QdrantOptions, VectorsOptions};
 pub(crate) use sink::check;
 pub use sink::{VectorsSink, models_at, open, open_giving_way};
