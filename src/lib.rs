@@ -26,3 +26,7 @@ pub mod secret;
 pub mod sinks;
 pub mod sync;
 pub mod telemetry;
+
+// The fronts of `tests/` name the crate as they do from outside.
+#[cfg(test)]
+extern crate self as distributary;

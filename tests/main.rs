@@ -5,6 +5,7 @@
 
 mod bad_input;
 mod cli;
+mod clickhouse_http;
 mod crash;
 mod fronts;
 mod mappings;
@@ -14,3 +15,6 @@ mod reembed;
 mod repair;
 mod support;
 mod tidy;
+
+// The fronts ask for it by this name, in whatever program they are.
+use support::engines::engine_place;

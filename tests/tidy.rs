@@ -117,7 +117,7 @@ const ARROWS: [(&str, &[&str]); 11] = [
     ("clickhouse_ext_arrow", &["src/sinks/clickhouse"]),
     ("neo4rs", &["src/sinks/graph"]),
     ("qdrant_client", &["src/sinks/vectors"]),
-    ("reqwest", &["src/sinks/vectors"]),
+    ("reqwest", &["src/sinks/clickhouse", "src/sinks/vectors"]),
 ];
 
 /// Rooms that must not know others: `(room, what it must not name)`.

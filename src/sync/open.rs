@@ -314,7 +314,7 @@ async fn open_clickhouse(config: &Config, files: &Paths, needed: Needed) -> Open
             let library = files.library.clone().unwrap_or_default();
             clickhouse::open(clickhouse::ClickhouseOptions::new(path.clone(), library)).await
         }
-        ColumnStore::Server(_) => Err(SinkError::permanent("clickhouse", "servers are not delivered to yet")),
+        ColumnStore::Server(options) => clickhouse::open_server(options.clone()).await,
     };
     Some((SinkKind::Clickhouse, opened.map(|sink| Arc::new(sink) as Arc<dyn Sink>)))
 }

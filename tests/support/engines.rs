@@ -39,6 +39,11 @@ fn engine_directory() -> Arc<TempDir> {
     })
 }
 
+/// Where the column store's engine of this process is, and its library, for what runs beside the sinks on it.
+pub(crate) fn engine_place() -> (Arc<TempDir>, PathBuf) {
+    (engine_directory(), library().to_owned())
+}
+
 /// A lake, a mapping and three engines of one test.
 pub(crate) struct Bench {
     pub(crate) lake: Lake,

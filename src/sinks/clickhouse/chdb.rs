@@ -20,7 +20,7 @@ use super::abi::{Abi, Connection};
 use super::client::{EngineError, External, Transport};
 use super::config::ClickhouseOptions;
 use super::encode::{literal, quote};
-use crate::sinks::SinkError;
+use crate::sinks::{Class, SinkError};
 
 /// The file in the engine's directory that the process holds locked. It also tells which engine wrote the directory.
 const LOCK_FILE: &str = ".distributary.lock";
@@ -35,9 +35,9 @@ const MARK_CACHE_BYTES: u64 = 128 << 20;
 const STACK_BYTES: usize = 16 << 20;
 
 /// Rows that the engine gathers to one part while it reads one insert.
-const PART_ROWS: u64 = 1 << 20;
+pub(super) const PART_ROWS: u64 = 1 << 20;
 /// Bytes that the engine gathers to one part while it reads one insert.
-const PART_BYTES: u64 = 64 << 20;
+pub(super) const PART_BYTES: u64 = 64 << 20;
 
 /// What the lock file says.
 #[derive(Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -140,7 +140,7 @@ fn release(running: &mut Option<Running>) {
 }
 
 fn ended() -> EngineError {
-    EngineError { code: None, message: "the engine was closed".to_owned() }
+    EngineError::said(Class::Permanent, "the engine was closed")
 }
 
 /// The library, loaded once. A process that named two of them keeps the first.
@@ -351,7 +351,7 @@ impl Transport for Chdb {
         self.call(move |session| session.query_with(&sql, format, &table)).await
     }
 
-    async fn insert(&self, sql: String, rows: Vec<u8>) -> Result<(), EngineError> {
+    async fn insert(&self, sql: String, rows: Vec<u8>, _token: &str) -> Result<(), EngineError> {
         self.call(move |session| session.insert(&sql, &rows)).await
     }
 
@@ -359,7 +359,7 @@ impl Transport for Chdb {
         let options = self.options.clone();
         // A second handle beside the first, which keeps the engine running meanwhile.
         self.call(move |_| {
-            let session = Session::open(&options, false).map_err(|error| EngineError { code: None, message: error.message })?;
+            let session = Session::open(&options, false).map_err(|error| EngineError::said(error.class, error.message))?;
             session.query(&sql, format)
         })
         .await
@@ -372,7 +372,7 @@ impl Transport for Chdb {
         let joined = tokio::task::spawn_blocking(move || thread.join()).await;
         match joined {
             Ok(Ok(())) => Ok(()),
-            _ => Err(EngineError { code: None, message: "the engine's thread ended badly".to_owned() }),
+            _ => Err(EngineError::said(Class::Permanent, "the engine's thread ended badly")),
         }
     }
 }
@@ -389,7 +389,6 @@ impl Drop for Chdb {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::sinks::Class;
 
     #[test]
     fn a_directory_has_one_holder() {

@@ -1,7 +1,8 @@
 //! What the sink asks of a ClickHouse, whichever way it is reached, and what its errors mean. The engine inside this process
-//! answers in `chdb`; a server over HTTP would answer the same four questions.
+//! answers in `chdb`, a server in `http`.
 
 use std::fmt;
+use std::time::Duration;
 
 use async_trait::async_trait;
 
@@ -30,7 +31,9 @@ pub(super) trait Transport: Send + Sync + fmt::Debug {
 
     /// Runs `INSERT INTO … (…)` with the rows of an Arrow IPC stream. The columns have the names in the statement. On success all
     /// of them are stored, on failure perhaps some.
-    async fn insert(&self, sql: String, rows: Vec<u8>) -> Result<(), EngineError>;
+    ///
+    /// `token` names this insert and no other: an engine that remembers it may leave out rows that are sent under it again.
+    async fn insert(&self, sql: String, rows: Vec<u8>, token: &str) -> Result<(), EngineError>;
 
     /// Runs a person's statement in a session of its own, so that its `SET` and `USE` end with it.
     async fn ask(&self, sql: String, format: &'static str) -> Result<Vec<u8>, EngineError>;
@@ -39,7 +42,7 @@ pub(super) trait Transport: Send + Sync + fmt::Debug {
     async fn close(&self) -> Result<(), EngineError>;
 }
 
-/// What the engine said when it refused.
+/// What the engine said when it refused, or what became of the way to it.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{message}")]
 pub(super) struct EngineError {
@@ -47,22 +50,50 @@ pub(super) struct EngineError {
     pub(super) code: Option<u32>,
     /// Its text.
     pub(super) message: String,
+    /// What it asks of the caller.
+    pub(super) class: Class,
+    /// How long the engine asked to be left alone.
+    pub(super) retry_after: Option<Duration>,
 }
 
 /// A table that is not there.
 pub(super) const UNKNOWN_TABLE: u32 = 60;
 /// A database that is not there.
 pub(super) const UNKNOWN_DATABASE: u32 = 81;
+/// The user may only read: a statement or a setting was refused.
+pub(super) const READONLY: u32 = 164;
+
+/// What an error's number asks of the caller. Those are transient that a later call may not meet: files, threads, memory, sockets,
+/// replicas and their coordinator that are busy now. What is not known is permanent.
+pub(super) fn class_of(code: u32) -> Class {
+    match code {
+        // The list of a sink that has met them all.
+        3 | 107 | 159 | READONLY | 202 | 203 | 209 | 210 | 241 | 242 | 252 | 285 | 319 | 425 | 999 => Class::Transient,
+        // No coordinator; aborted by a server that ends; a quorum that was not reached; a lock that would wait for itself; another
+        // change of the table that is not done everywhere.
+        225 | 236 | 286 | 289 | 473 | 517 => Class::Transient,
+        _ => Class::Permanent,
+    }
+}
+
+/// The number that opens the engine's text: `Code: 60. DB::Exception: …`.
+pub(super) fn code_in(message: &str) -> Option<u32> {
+    let rest = message.trim_start().strip_prefix("Code: ")?;
+    let digits = rest.find(|c: char| !c.is_ascii_digit()).unwrap_or(rest.len());
+    rest[..digits].parse().ok()
+}
 
 impl EngineError {
-    /// Reads the number that opens the engine's text: `Code: 60. DB::Exception: …`.
+    /// Reads the number that opens the engine's text.
     pub(super) fn parse(message: impl Into<String>) -> Self {
         let message = message.into();
-        let code = message.trim_start().strip_prefix("Code: ").and_then(|rest| {
-            let digits = rest.find(|c: char| !c.is_ascii_digit()).unwrap_or(rest.len());
-            rest[..digits].parse().ok()
-        });
-        Self { code, message }
+        let code = code_in(&message);
+        Self { code, class: code.map_or(Class::Permanent, class_of), message, retry_after: None }
+    }
+
+    /// One that the engine did not number.
+    pub(super) fn said(class: Class, message: impl Into<String>) -> Self {
+        Self { code: None, message: message.into(), class, retry_after: None }
     }
 
     /// Whether it says that the table, or its database, is not there.
@@ -70,19 +101,10 @@ impl EngineError {
         matches!(self.code, Some(UNKNOWN_TABLE | UNKNOWN_DATABASE))
     }
 
-    /// What it asks of the caller. The numbers are those that a later call may not meet: files, threads, memory, sockets and
-    /// replicas that are busy now. What is not known is permanent.
-    pub(super) fn class(&self) -> Class {
-        match self.code {
-            Some(3 | 107 | 159 | 164 | 202 | 203 | 209 | 210 | 241 | 242 | 252 | 285 | 319 | 425 | 999) => Class::Transient,
-            _ => Class::Permanent,
-        }
-    }
-
     /// The sink's error, saying what was being done.
     pub(super) fn during(self, doing: &str) -> SinkError {
         let message = format!("{doing}: {}", self.message.trim_end());
-        SinkError { class: self.class(), sink: NAME, message, retry_after: None, source: None }
+        SinkError { class: self.class, sink: NAME, message, retry_after: self.retry_after, source: None }
     }
 }
 
@@ -107,10 +129,12 @@ mod tests {
         ];
         for (text, code, class) in table {
             let error = EngineError::parse(text);
-            assert_eq!((error.code, error.class()), (code, class), "{text}");
+            assert_eq!((error.code, error.class), (code, class), "{text}");
         }
-        for code in [3, 107, 159, 164, 202, 203, 209, 210, 241, 242, 252, 285, 319, 425, 999] {
-            assert_eq!(EngineError::parse(format!("Code: {code}. x")).class(), Class::Transient, "{code}");
+        let transient = [3, 107, 159, 164, 202, 203, 209, 210, 225, 236, 241, 242, 252, 285, 286, 289, 319, 425, 473, 517, 999];
+        for code in 0..1100 {
+            let class = if transient.contains(&code) { Class::Transient } else { Class::Permanent };
+            assert_eq!(EngineError::parse(format!("Code: {code}. x")).class, class, "{code}");
         }
     }
 

@@ -1,6 +1,7 @@
-//! Where the embedded column store lives and how much it may take. Plain data: nothing is opened or checked here.
+//! Where the column store is, how it is reached and how much it may take. Plain data: nothing is opened or checked here.
 
 use std::path::PathBuf;
+use std::time::Duration;
 
 use url::Url;
 
@@ -12,6 +13,10 @@ pub(crate) const DEFAULT_DATABASE: &str = "default";
 /// What one statement may take by default. Inserts and reads of the engine's own need far less; this leaves room for a person's
 /// `GROUP BY`, which goes to disk at half of it.
 pub(crate) const DEFAULT_MEMORY_BYTES_MAX: u64 = 1 << 30;
+
+/// A server that says nothing for so long is given up. Statements of this sink take seconds; the longest are reads of large tables
+/// with all their versions, whose answer comes only when it is whole. It is what ClickHouse's own clients wait.
+pub(crate) const DEFAULT_TIMEOUT: Duration = Duration::from_secs(300);
 
 /// How to open the embedded engine.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -58,6 +63,8 @@ pub struct ServerOptions {
     pub ca_file: Option<PathBuf>,
     /// Whether rows are compressed on their way.
     pub compression: bool,
+    /// How long the server may say nothing.
+    pub timeout: Duration,
     /// The cluster on which tables and views are made.
     pub cluster: Option<String>,
     /// The table engine, with `{table}` in place of the table's name.
@@ -75,6 +82,7 @@ impl ServerOptions {
             password: None,
             ca_file: None,
             compression: true,
+            timeout: DEFAULT_TIMEOUT,
             cluster: None,
             engine: None,
         }

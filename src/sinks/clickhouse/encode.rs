@@ -3,6 +3,7 @@
 use arrow::datatypes::{DataType, Field, TimeUnit};
 
 use super::NAME;
+use super::site::Site;
 use crate::mapping::target::{Dimension, Shape, Target};
 use crate::sinks::SinkError;
 
@@ -236,34 +237,38 @@ pub(crate) fn check(target: &Target) -> Result<(), SinkError> {
     columns(target).map(|_| ())
 }
 
-/// What follows a table's columns. With `fsync`, an insert is answered when it lies on the disk.
-fn engine_settings(fsync: bool) -> &'static str {
-    if fsync { " SETTINGS fsync_after_insert = 1, fsync_part_directory = 1" } else { "" }
-}
-
 /// The statement that makes the target's table.
-pub(super) fn create_table(database: &str, target: &Target, fsync: bool) -> Result<String, SinkError> {
+pub(super) fn create_table(site: &Site, target: &Target) -> Result<String, SinkError> {
     let mut parts: Vec<String> = columns(target)?.iter().map(|(name, kind)| format!("{} {kind}", quote(name))).collect();
     parts.push(format!("{} UInt64", quote(VERSION)));
     parts.push(format!("{} UInt8 DEFAULT 0", quote(DELETED)));
     Ok(format!(
-        "CREATE TABLE IF NOT EXISTS {} ({}) ENGINE = ReplacingMergeTree({}, {}) ORDER BY ({}){}",
-        qualified(database, &target.name),
+        "CREATE TABLE IF NOT EXISTS {} ({}) ENGINE = {} ORDER BY ({}){}",
+        site.made(&target.name),
         parts.join(", "),
-        quote(VERSION),
-        quote(DELETED),
+        site.engine(&target.name, &[VERSION, DELETED]),
         quoted_list(&sort_key(target)),
-        engine_settings(fsync)
+        site.settings()
     ))
 }
 
 /// The statement that makes the table of checkpoints.
-pub(super) fn create_checkpoints(database: &str, fsync: bool) -> String {
+pub(super) fn create_checkpoints(site: &Site) -> String {
     format!(
-        "CREATE TABLE IF NOT EXISTS {} (lane String, checkpoint String, revision UInt64) \
-         ENGINE = ReplacingMergeTree(revision) ORDER BY lane{}",
-        qualified(database, CHECKPOINTS),
-        engine_settings(fsync)
+        "CREATE TABLE IF NOT EXISTS {} (lane String, checkpoint String, revision UInt64) ENGINE = {} ORDER BY lane{}",
+        site.made(CHECKPOINTS),
+        site.engine(CHECKPOINTS, &["revision"]),
+        site.settings()
+    )
+}
+
+/// The statement that stores the checkpoints of the table that is sent along, each where the one before it is the last.
+pub(super) fn store_checkpoints(database: &str) -> String {
+    let (table, new) = (qualified(database, CHECKPOINTS), quote(KEYS));
+    format!(
+        "INSERT INTO {table} (lane, checkpoint, revision) SELECT lane, checkpoint, revision FROM {new} \
+         WHERE (lane, toUInt64(revision - 1)) IN (SELECT lane, max(revision) FROM {table} GROUP BY lane) \
+         OR (revision = 1 AND lane NOT IN (SELECT lane FROM {table}))"
     )
 }
 
@@ -316,8 +321,8 @@ pub(super) fn dimension_view(database: &str, dimension: &Dimension, comparable: 
 }
 
 /// The statement that makes or replaces a view. Its text is kept as the comment, so that it can be told whether it changed.
-pub(super) fn create_view(database: &str, name: &str, query: &str) -> String {
-    format!("CREATE OR REPLACE VIEW {} AS {query} COMMENT {}", qualified(database, name), literal(query))
+pub(super) fn create_view(site: &Site, name: &str, query: &str) -> String {
+    format!("CREATE OR REPLACE VIEW {} AS {query} COMMENT {}", site.made(name), literal(query))
 }
 
 #[cfg(test)]
@@ -326,6 +331,7 @@ mod tests {
 
     use arrow::datatypes::Schema;
 
+    use super::super::config::ServerOptions;
     use super::*;
     use crate::sinks::Class;
 
@@ -360,7 +366,7 @@ mod tests {
             Field::new("tags", DataType::List(Arc::new(Field::new("item", DataType::Utf8, true))), true),
         ]);
         assert_eq!(
-            create_table("default", &target, true).unwrap(),
+            create_table(&Site::new("default", true), &target).unwrap(),
             "CREATE TABLE IF NOT EXISTS `default`.`movie_genre` (`genre_id` Int32, `movie_id` Int64, `name` Nullable(String), \
              `tags` Array(Nullable(String)), `_version` UInt64, `_deleted` UInt8 DEFAULT 0) \
              ENGINE = ReplacingMergeTree(`_version`, `_deleted`) ORDER BY (`movie_id`, `genre_id`) \
@@ -370,6 +376,41 @@ mod tests {
             current_view("default", &target),
             "SELECT `genre_id`, `movie_id`, `name`, `tags` FROM `default`.`movie_genre` FINAL"
         );
+    }
+
+    #[test]
+    fn the_statements_of_a_cluster() {
+        let mut options = ServerOptions::at("http://localhost:8123".parse().unwrap());
+        options.database = "films".into();
+        options.cluster = Some("main".into());
+        options.engine =
+            Some("ReplicatedReplacingMergeTree('/clickhouse/tables/{shard}/{table}', '{replica}', _version, _deleted)".into());
+        let site = Site::of_server(&options, false).unwrap();
+        let statements = [
+            site.create_database(),
+            create_table(&site, &keyed(vec![])).unwrap(),
+            create_checkpoints(&site),
+            create_view(&site, "movie_genre_current", "SELECT 1"),
+        ];
+        let engine = |table: &str, columns: &str| {
+            format!("ReplicatedReplacingMergeTree('/clickhouse/tables/{{shard}}/{table}', '{{replica}}', {columns})")
+        };
+        let fsync = "SETTINGS fsync_after_insert = 1, fsync_part_directory = 1";
+        let expected = [
+            "CREATE DATABASE IF NOT EXISTS `films` ON CLUSTER `main`".to_owned(),
+            format!(
+                "CREATE TABLE IF NOT EXISTS `films`.`movie_genre` ON CLUSTER `main` (`genre_id` Int32, `movie_id` Int64, `_version` UInt64, \
+                 `_deleted` UInt8 DEFAULT 0) ENGINE = {} ORDER BY (`movie_id`, `genre_id`) {fsync}",
+                engine("movie_genre", "`_version`, `_deleted`")
+            ),
+            format!(
+                "CREATE TABLE IF NOT EXISTS `films`.`_distributary_checkpoint` ON CLUSTER `main` (lane String, checkpoint String, \
+                 revision UInt64) ENGINE = {} ORDER BY lane {fsync}",
+                engine("_distributary_checkpoint", "`revision`")
+            ),
+            "CREATE OR REPLACE VIEW `films`.`movie_genre_current` ON CLUSTER `main` AS SELECT 1 COMMENT 'SELECT 1'".to_owned(),
+        ];
+        assert_eq!(statements, expected);
     }
 
     #[test]

@@ -8,30 +8,42 @@
 //! - `encode`: types, identifiers, literals and statements as text. Pure.
 //! - `rows`: what the engine can hold of a batch, and Arrow bytes to and from it. Pure.
 //! - `gather`: rows that wait to be inserted together. Pure.
+//! - `site`: how tables are made: database, cluster, engine. Pure.
 //! - `client`: what any ClickHouse must answer, and what its errors mean.
-//! - `chdb`, `abi`: the engine inside this process, the only user of the driver.
+//! - `chdb`, `abi`: the engine inside this process, the only user of its library.
+//! - `http`, `settings`, `answer`, `server`: a server; what is asked with each request, what its answers mean, and how it is met.
+//! - `tokens`: names by which a server knows an insert that it is sent again.
+//! - `checkpoints`, `claims`: how checkpoints are stored, and who writes to a server.
 //! - `prepare`: makes tables and views.
 //! - `sink`: the contract of [`crate::sinks`].
 //!
 //! It knows nothing of Delta, of the other sinks or of where rows come from.
 
 mod abi;
+mod answer;
 mod chdb;
+mod checkpoints;
+mod claims;
 mod client;
 mod config;
 mod encode;
 mod gather;
+mod http;
 mod prepare;
 mod rows;
+mod server;
+mod settings;
 mod sink;
+mod site;
 #[cfg(test)]
 pub(crate) mod testing;
 #[cfg(test)]
 mod tests;
+mod tokens;
 
 pub use config::{ClickhouseOptions, ServerOptions};
 pub(crate) use encode::check;
-pub use sink::{ClickhouseSink, open};
+pub use sink::{ClickhouseSink, open, open_server};
 
 /// The sink's name in errors.
 pub(crate) const NAME: &str = "clickhouse";

@@ -10,8 +10,9 @@ use super::NAME;
 use super::client::Transport;
 use super::encode::{
     CHECKPOINTS, CURRENT, check, columns, create_checkpoints, create_table, create_view, current_view, dimension_view, literal,
-    qualified, quote, sort_key,
+    quote, sort_key,
 };
+use super::site::{Site, replaces_rows};
 use crate::mapping::target::{Dimension, Target};
 use crate::sinks::SinkError;
 
@@ -42,38 +43,34 @@ struct Layout {
 /// See [`crate::sinks::Sink::prepare`].
 pub(super) async fn prepare(
     engine: &dyn Transport,
-    database: &str,
-    fsync: bool,
+    site: &Site,
     targets: &[Arc<Target>],
     dimensions: &[Dimension],
 ) -> Result<(), SinkError> {
+    let database = &site.database;
     names(targets, dimensions)?;
-    run(engine, create_checkpoints(database, fsync), "making the table of checkpoints").await?;
+    run(engine, create_checkpoints(site), "making the table of checkpoints").await?;
     let layout = read(engine, database).await?;
-    if fsync {
-        sync_writes(engine, database, layout.tables.get(CHECKPOINTS)).await?;
-    }
+    sync_writes(engine, site, layout.tables.get(CHECKPOINTS)).await?;
     for target in targets {
         match layout.tables.get(&target.name) {
             None => {
                 let doing = format!("making the table {}", target.name);
-                run(engine, create_table(database, target, fsync)?, &doing).await?;
+                run(engine, create_table(site, target)?, &doing).await?;
             }
             Some(found) => {
                 let empty = HashMap::new();
                 let there = layout.columns.get(&target.name).unwrap_or(&empty);
-                extend(engine, database, target, found, there).await?;
-                if fsync {
-                    sync_writes(engine, database, Some(found)).await?;
-                }
+                extend(engine, site, target, found, there).await?;
+                sync_writes(engine, site, Some(found)).await?;
             }
         }
         let name = format!("{}{CURRENT}", target.name);
-        view(engine, database, &layout, &name, &current_view(database, target)).await?;
+        view(engine, site, &layout, &name, &current_view(database, target)).await?;
     }
     for dimension in dimensions {
         let query = dimension_view(database, dimension, comparable(dimension, targets));
-        view(engine, database, &layout, &dimension.name, &query).await?;
+        view(engine, site, &layout, &dimension.name, &query).await?;
     }
     Ok(())
 }
@@ -128,12 +125,12 @@ async fn read(engine: &dyn Transport, database: &str) -> Result<Layout, SinkErro
 /// Adds what a table lacks, or stops where it cannot become what the target needs.
 async fn extend(
     engine: &dyn Transport,
-    database: &str,
+    site: &Site,
     target: &Target,
     found: &Found,
     there: &HashMap<String, String>,
 ) -> Result<(), SinkError> {
-    let name = &target.name;
+    let (name, database) = (&target.name, &site.database);
     let stop = |what: String| {
         Err(SinkError::stop(
             NAME,
@@ -143,7 +140,7 @@ async fn extend(
             ),
         ))
     };
-    if !found.engine_full.starts_with("ReplacingMergeTree(_version, _deleted)") {
+    if !replaces_rows(&found.engine, &found.engine_full) {
         return stop(format!("what is there is {} and not a table of this sink", found.engine));
     }
     // The engine writes a key of one column with or without parentheses, and some names in backticks.
@@ -164,7 +161,7 @@ async fn extend(
     if added.is_empty() {
         return Ok(());
     }
-    let sql = format!("ALTER TABLE {} {}", qualified(database, name), added.join(", "));
+    let sql = format!("ALTER TABLE {} {}", site.made(name), added.join(", "));
     run(engine, sql, &format!("adding columns to {name}")).await
 }
 
@@ -181,25 +178,26 @@ async fn canonical(engine: &dyn Transport, target: &Target) -> Result<Vec<(Strin
     Ok(described.into_iter().map(|column| (column.name, column.r#type)).collect())
 }
 
-/// Turns durable writes on for a table that was made without them.
-async fn sync_writes(engine: &dyn Transport, database: &str, found: Option<&Found>) -> Result<(), SinkError> {
-    let Some(found) = found.filter(|found| !found.engine_full.contains("fsync_after_insert = 1")) else {
+/// Turns durable writes on for a table that was made without them, where they are wanted.
+async fn sync_writes(engine: &dyn Transport, site: &Site, found: Option<&Found>) -> Result<(), SinkError> {
+    let wanted = found.filter(|found| site.fsync && !found.engine_full.contains("fsync_after_insert = 1"));
+    let Some(found) = wanted else {
         return Ok(());
     };
-    let table = qualified(database, &found.name);
-    let sql = format!("ALTER TABLE {table} MODIFY SETTING fsync_after_insert = 1, fsync_part_directory = 1");
+    let sql = format!("ALTER TABLE {} MODIFY SETTING fsync_after_insert = 1, fsync_part_directory = 1", site.made(&found.name));
     run(engine, sql, &format!("making writes to {} durable", found.name)).await
 }
 
 /// Makes or replaces a view whose query is not the one that is there.
-async fn view(engine: &dyn Transport, database: &str, layout: &Layout, name: &str, query: &str) -> Result<(), SinkError> {
+async fn view(engine: &dyn Transport, site: &Site, layout: &Layout, name: &str, query: &str) -> Result<(), SinkError> {
+    let database = &site.database;
     match layout.tables.get(name) {
         Some(found) if found.engine != "View" => Err(SinkError::stop(
             NAME,
             format!("{database}.{name} is a table, and a view of that name is needed: rename one of them"),
         )),
         Some(found) if found.comment == query => Ok(()),
-        _ => run(engine, create_view(database, name, query), &format!("making the view {name}")).await,
+        _ => run(engine, create_view(site, name, query), &format!("making the view {name}")).await,
     }
 }
 

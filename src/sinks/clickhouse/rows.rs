@@ -17,8 +17,9 @@ use arrow::datatypes::{
     TimestampNanosecondType, TimestampSecondType,
 };
 use arrow::error::ArrowError;
+use arrow::ipc::CompressionType;
 use arrow::ipc::reader::StreamReader;
-use arrow::ipc::writer::StreamWriter;
+use arrow::ipc::writer::{IpcWriteOptions, StreamWriter};
 use arrow::util::display::array_value_to_string;
 
 /// 1900-01-01, the first day of `Date32` and `DateTime64`, in days since 1970.
@@ -256,13 +257,15 @@ fn conform(array: &ArrayRef, kind: &DataType) -> Result<ArrayRef, ArrowError> {
 
 /// An Arrow IPC stream of one batch.
 pub(super) fn encode(batch: &RecordBatch) -> Result<Vec<u8>, ArrowError> {
-    encode_all(std::slice::from_ref(batch))
+    encode_all(std::slice::from_ref(batch), false)
 }
 
-/// An Arrow IPC stream of batches of one schema; empty where there are none.
-pub(super) fn encode_all(batches: &[RecordBatch]) -> Result<Vec<u8>, ArrowError> {
+/// An Arrow IPC stream of batches of one schema, compressed column by column where asked for (LZ4, a part of the format); empty where
+/// there are none.
+pub(super) fn encode_all(batches: &[RecordBatch], compression: bool) -> Result<Vec<u8>, ArrowError> {
     let Some(first) = batches.first() else { return Ok(Vec::new()) };
-    let mut writer = StreamWriter::try_new(Vec::new(), first.schema_ref())?;
+    let options = IpcWriteOptions::default().try_with_compression(compression.then_some(CompressionType::LZ4_FRAME))?;
+    let mut writer = StreamWriter::try_new_with_options(Vec::new(), first.schema_ref(), options)?;
     batches.iter().try_for_each(|batch| writer.write(batch))?;
     writer.into_inner()
 }

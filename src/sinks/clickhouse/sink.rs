@@ -5,38 +5,42 @@
 //! waits is inserted before anything is read. An insert is stored when it is answered, so [`Sink::flush`] inserts what waits and has
 //! only the checkpoints left to write.
 
-use std::collections::HashMap;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
-use arrow::array::{Array, ArrayRef, BooleanArray, RecordBatch, StringArray, UInt8Array, UInt64Array};
+use arrow::array::{Array, BooleanArray, RecordBatch, UInt8Array, UInt64Array};
 use arrow::compute::filter_record_batch;
 use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
 use arrow::error::ArrowError;
 use async_trait::async_trait;
-use serde::Deserialize;
 use tokio::sync::Mutex;
 
 use super::NAME;
 use super::chdb::Chdb;
 use super::client::{External, Transport};
-use super::config::ClickhouseOptions;
-use super::encode::{
-    CHECKPOINTS, DELETED, KEYS, VERSION, check, column_type, create_checkpoints, is_nested, literal, qualified, quote,
-    quoted_list, tuple,
-};
+use super::config::{ClickhouseOptions, ServerOptions};
+use super::encode::{DELETED, KEYS, VERSION, check, column_type, is_nested, literal, qualified, quote, quoted_list, tuple};
 use super::gather::{Gathered, Insert, Place};
 use super::prepare::prepare;
-use super::rows;
+use super::site::Site;
+use super::tokens::Tokens;
+use super::{checkpoints, claims, rows, server};
 use crate::mapping::target::{Dimension, Target};
-use crate::sinks::{Checkpoint, Class, Page, Query, Refused, Sink, SinkError, SinkKind, Write};
+use crate::sinks::{Checkpoint, Class, Lease, Page, Query, Refused, Sink, SinkError, SinkKind, Write};
 
 /// A ClickHouse that holds tables.
 #[derive(Debug)]
 pub struct ClickhouseSink {
     engine: Box<dyn Transport>,
-    database: String,
-    fsync: bool,
+    site: Site,
     gathered: Mutex<Gathered>,
+    tokens: Tokens,
+    /// Whether rows are compressed on their way.
+    compression: bool,
+    /// Whether other processes can write here, so that a lease has to be held.
+    shared: bool,
+    /// Whether the table of leases is there.
+    leased: AtomicBool,
 }
 
 /// Opens the embedded engine and makes its directory and database where they are missing. Opening a directory again in the same
@@ -46,17 +50,19 @@ pub struct ClickhouseSink {
 /// [`crate::sinks::Class::Stop`] when another process holds the directory or a newer engine wrote it; permanent when the library or the
 /// directory cannot be used, or this process runs the engine on another directory.
 pub async fn open(options: ClickhouseOptions) -> Result<ClickhouseSink, SinkError> {
-    let (database, fsync) = (options.database.clone(), options.fsync);
+    let site = Site::new(&options.database, options.fsync);
     let engine = Box::new(Chdb::open(options).await?);
-    Ok(ClickhouseSink { engine, database, fsync, gathered: Mutex::default() })
+    Ok(ClickhouseSink::on(engine, site, false, false))
 }
 
-/// A checkpoint as it is stored.
-#[derive(Debug, Deserialize)]
-struct Stored {
-    lane: String,
-    checkpoint: String,
-    revision: u64,
+/// Meets a server: sees that it lets the user in and takes what is asked of it, and makes the database where it is missing.
+///
+/// # Errors
+/// [`Class::Transient`] when the server cannot be reached or has no time; permanent when it refuses the user, the certificates cannot be
+/// read, or the user may only read; [`Class::Stop`] when it is too old or the engine's template cannot hold what is delivered.
+pub async fn open_server(options: ServerOptions) -> Result<ClickhouseSink, SinkError> {
+    let (engine, site) = server::meet(&options).await?;
+    Ok(ClickhouseSink::on(Box::new(engine), site, options.compression, true))
 }
 
 fn doing(place: &Place) -> String {
@@ -84,6 +90,15 @@ fn columns_of(target: &Target, batch: &RecordBatch, schema: &Schema) -> Result<(
 }
 
 impl ClickhouseSink {
+    fn on(engine: Box<dyn Transport>, site: Site, compression: bool, shared: bool) -> Self {
+        let (gathered, tokens, leased) = (Mutex::default(), Tokens::new(), AtomicBool::new(false));
+        Self { engine, site, gathered, tokens, compression, shared, leased }
+    }
+
+    fn named(&self, table: &str) -> String {
+        qualified(&self.site.database, table)
+    }
+
     /// Takes rows with their version; inserts what is due.
     async fn insert(&self, target: &Target, rows: &RecordBatch, version: u64, deleted: bool) -> Result<(), SinkError> {
         let place = Place { table: target.name.clone(), deleted };
@@ -121,9 +136,14 @@ impl ClickhouseSink {
     async fn send_rows(&self, place: &Place, insert: &Insert) -> Result<(), SinkError> {
         let Some(first) = insert.batches.first() else { return Ok(()) };
         let names: Vec<&String> = first.schema_ref().fields().iter().map(|field| field.name()).collect();
-        let sql = format!("INSERT INTO {} ({})", qualified(&self.database, &place.table), quoted_list(&names));
-        let bytes = rows::encode_all(&insert.batches).map_err(arrow_failed(&doing(place)))?;
-        self.engine.insert(sql, bytes).await.map_err(|error| error.during(&doing(place)))
+        let sql = format!("INSERT INTO {} ({})", self.named(&place.table), quoted_list(&names));
+        let bytes = rows::encode_all(&insert.batches, self.compression).map_err(arrow_failed(&doing(place)))?;
+        let token = self.tokens.begin(place, &bytes);
+        let sent = self.engine.insert(sql, bytes, token.name()).await;
+        if sent.is_ok() {
+            token.done();
+        }
+        sent.map_err(|error| error.during(&doing(place)))
     }
 
     /// Inserts all that waits.
@@ -177,24 +197,6 @@ impl ClickhouseSink {
             self.insert(target, &kept, write.version, true).await?;
         }
         Ok(refused)
-    }
-
-    async fn stored(&self, lanes: Option<&[String]>) -> Result<Vec<Stored>, SinkError> {
-        let doing = "reading checkpoints";
-        let only = lanes.map_or_else(String::new, |lanes| {
-            let lanes: Vec<String> = lanes.iter().map(|lane| literal(lane)).collect();
-            format!(" WHERE lane IN ({})", lanes.join(", "))
-        });
-        let from = qualified(&self.database, CHECKPOINTS);
-        let sql = format!("SELECT lane, checkpoint, revision FROM {from} FINAL{only} ORDER BY lane");
-        match self.engine.query(sql, "JSONEachRow").await {
-            Ok(bytes) => serde_json::Deserializer::from_slice(&bytes)
-                .into_iter()
-                .collect::<Result<_, _>>()
-                .map_err(|error| SinkError::permanent(NAME, format!("{doing}: they cannot be read")).because(error)),
-            Err(error) if error.absent() => Ok(Vec::new()),
-            Err(error) => Err(error.during(doing)),
-        }
     }
 }
 
@@ -282,22 +284,29 @@ impl Sink for ClickhouseSink {
         rows::image(rows).map_err(arrow_failed(&format!("rows of {}", target.name)))
     }
 
+    async fn hold(&self, lease: &Lease) -> Result<(), SinkError> {
+        if self.shared {
+            let first = !self.leased.load(Ordering::Relaxed);
+            claims::hold(self.engine.as_ref(), &self.site, lease, first).await?;
+            self.leased.store(true, Ordering::Relaxed);
+        }
+        Ok(())
+    }
+
+    async fn release(&self, lease: &Lease) -> Result<(), SinkError> {
+        if self.shared {
+            claims::release(self.engine.as_ref(), &self.site, lease).await?;
+        }
+        Ok(())
+    }
+
     async fn prepare(&self, targets: &[Arc<Target>], dimensions: &[Dimension]) -> Result<(), SinkError> {
         self.settle().await?;
-        prepare(self.engine.as_ref(), &self.database, self.fsync, targets, dimensions).await
+        prepare(self.engine.as_ref(), &self.site, targets, dimensions).await
     }
 
     async fn checkpoints(&self) -> Result<Vec<Checkpoint>, SinkError> {
-        let stored = self.stored(None).await?;
-        stored
-            .into_iter()
-            .map(|row| {
-                serde_json::from_str(&row.checkpoint).map_err(|error| {
-                    let message = format!("the checkpoint of {} cannot be read: was it written by a newer version?", row.lane);
-                    SinkError::stop(NAME, message).because(error)
-                })
-            })
-            .collect()
+        checkpoints::all(self.engine.as_ref(), &self.site).await
     }
 
     async fn write(&self, writes: &[Write]) -> Result<Vec<Refused>, SinkError> {
@@ -314,47 +323,7 @@ impl Sink for ClickhouseSink {
             return Ok(());
         }
         self.whole(checkpoints).await?;
-        let doing = "storing checkpoints";
-        let lanes: Vec<String> = checkpoints.iter().map(|checkpoint| checkpoint.lane.name()).collect();
-        let there: HashMap<String, Stored> =
-            self.stored(Some(&lanes)).await?.into_iter().map(|row| (row.lane.clone(), row)).collect();
-        let (mut names, mut texts, mut revisions) = (Vec::new(), Vec::new(), Vec::new());
-        for (lane, checkpoint) in lanes.into_iter().zip(checkpoints) {
-            let text = serde_json::to_string(checkpoint).map_err(|error| SinkError::permanent(NAME, doing).because(error))?;
-            let now = there.get(&lane);
-            // The same checkpoint again: the answer to the first call was lost.
-            if now.is_some_and(|now| now.revision == checkpoint.revision && now.checkpoint == text) {
-                continue;
-            }
-            let now = now.map_or(0, |now| now.revision);
-            if now.checked_add(1) != Some(checkpoint.revision) {
-                return Err(SinkError::stop(
-                    NAME,
-                    format!(
-                        "the checkpoint of {lane} is at revision {now}, this run would make it {}: another run has moved it. Let that one finish, then sync again",
-                        checkpoint.revision
-                    ),
-                ));
-            }
-            names.push(lane);
-            texts.push(text);
-            revisions.push(checkpoint.revision);
-        }
-        if names.is_empty() {
-            return Ok(());
-        }
-        if there.is_empty() {
-            let sql = create_checkpoints(&self.database, self.fsync);
-            self.engine.query(sql, "Null").await.map_err(|error| error.during(doing))?;
-        }
-        let columns: Vec<(&str, ArrayRef)> = vec![
-            ("lane", Arc::new(StringArray::from(names))),
-            ("checkpoint", Arc::new(StringArray::from(texts))),
-            ("revision", Arc::new(UInt64Array::from(revisions))),
-        ];
-        let bytes = RecordBatch::try_from_iter(columns).and_then(|batch| rows::encode(&batch)).map_err(arrow_failed(doing))?;
-        let sql = format!("INSERT INTO {} (lane, checkpoint, revision)", qualified(&self.database, CHECKPOINTS));
-        self.engine.insert(sql, bytes).await.map_err(|error| error.during(doing))
+        checkpoints::store(self.engine.as_ref(), &self.site, checkpoints).await
     }
 
     async fn held(&self, target: &Target, keys: &RecordBatch) -> Result<RecordBatch, SinkError> {
@@ -377,7 +346,7 @@ impl Sink for ClickhouseSink {
         let sql = format!(
             "SELECT {} FROM {} FINAL {} ({list}) IN (SELECT {list} FROM {}){}",
             quoted_list(&columns),
-            qualified(&self.database, &target.name),
+            self.named(&target.name),
             if whole { "PREWHERE" } else { "WHERE" },
             quote(table.name),
             if nulls { " SETTINGS transform_null_in = 1" } else { "" }
@@ -405,10 +374,8 @@ impl Sink for ClickhouseSink {
             None => String::new(),
         };
         let names = quoted_list(&target.record_key);
-        let sql = format!(
-            "SELECT DISTINCT {names} FROM {} FINAL{condition} ORDER BY {names} LIMIT {limit}",
-            qualified(&self.database, &target.name)
-        );
+        let sql =
+            format!("SELECT DISTINCT {names} FROM {} FINAL{condition} ORDER BY {names} LIMIT {limit}", self.named(&target.name));
         let keys = match self.engine.query(sql, "ArrowStream").await {
             Ok(bytes) => rows::decode(&bytes, &schema).map_err(arrow_failed(&doing))?,
             Err(error) if error.absent() => RecordBatch::new_empty(schema),
@@ -422,7 +389,7 @@ impl Sink for ClickhouseSink {
         self.settle().await?;
         let doing = format!("reading the newest version of {}", target.name);
         // Tombstones count: they win over what is written below them.
-        let sql = format!("SELECT toString(max(_version)), count() FROM {}", qualified(&self.database, &target.name));
+        let sql = format!("SELECT toString(max(_version)), count() FROM {}", self.named(&target.name));
         let text = match self.engine.query(sql, "TSV").await {
             Ok(bytes) => String::from_utf8_lossy(&bytes).into_owned(),
             Err(error) if error.absent() => return Ok(None),

@@ -1,4 +1,4 @@
-//! The sink against the real engine.
+//! The sink against the real engine, reached in both ways.
 
 use std::slice;
 use std::sync::Arc;
@@ -9,7 +9,7 @@ use arrow::compute::{SortColumn, concat_batches, lexsort_to_indices, take_record
 use arrow::datatypes::*;
 use serde_json::json;
 
-use super::testing::{TestSink, sink};
+use super::testing::{TestSink, server_sink, sink};
 use super::{ClickhouseOptions, open};
 use crate::mapping::target::{Dimension, Shape, Target};
 use crate::sinks::{Checkpoint, Class, LaneId, Query, Refused, Sink, SinkKind, Write};
@@ -158,9 +158,7 @@ fn decimal(values: &[Option<i128>], precision: u8, scale: i8) -> ArrayRef {
     Arc::new(Decimal128Array::from(values.to_vec()).with_precision_and_scale(precision, scale).unwrap())
 }
 
-#[tokio::test]
-async fn every_type_there_and_back() {
-    let test = sink().await;
+async fn every_type_there_and_back(test: TestSink) {
     for (name, values) in values() {
         let fields = vec![Field::new("id", DataType::Int64, false), Field::new("v", values.data_type().clone(), true)];
         let target = target(&format!("type_{name}"), &["id"], &["id"], fields);
@@ -183,9 +181,7 @@ async fn every_type_there_and_back() {
     }
 }
 
-#[tokio::test]
-async fn every_scalar_type_as_a_key() {
-    let test = sink().await;
+async fn every_scalar_type_as_a_key(test: TestSink) {
     for (name, values) in values() {
         if matches!(values.data_type(), DataType::List(_) | DataType::Struct(_) | DataType::Map(..))
             || name.starts_with("float")
@@ -220,9 +216,7 @@ async fn every_scalar_type_as_a_key() {
     }
 }
 
-#[tokio::test]
-async fn the_highest_version_wins_and_deletes_are_real() {
-    let test = sink().await;
+async fn the_highest_version_wins_and_deletes_are_real(test: TestSink) {
     let item = items();
     test.sink.prepare(slice::from_ref(&item), &[]).await.unwrap();
     let put = |version, pairs: &[(i64, Option<&str>)]| write(&item, version, named(&item, pairs), None);
@@ -252,9 +246,7 @@ async fn the_highest_version_wins_and_deletes_are_real() {
     test.sink.flush(&[]).await.unwrap();
 }
 
-#[tokio::test]
-async fn large_writes_are_split_and_complete() {
-    let test = sink().await;
+async fn large_writes_are_split_and_complete(test: TestSink) {
     let item = items();
     test.sink.prepare(slice::from_ref(&item), &[]).await.unwrap();
     let count = 150_000;
@@ -267,9 +259,7 @@ async fn large_writes_are_split_and_complete() {
     assert_eq!(sql(&test, "SELECT count() AS n FROM item_current").await, json!([{"n": 10_000}]));
 }
 
-#[tokio::test]
-async fn one_large_text() {
-    let test = sink().await;
+async fn one_large_text(test: TestSink) {
     let item = items();
     test.sink.prepare(slice::from_ref(&item), &[]).await.unwrap();
     let text = "ש`'\\\"\0🎬".repeat(200_000);
@@ -278,9 +268,7 @@ async fn one_large_text() {
     assert_eq!(sorted(&test.sink.held(&item, &ids(&[i64::MIN, i64::MAX])).await.unwrap()), batch);
 }
 
-#[tokio::test]
-async fn what_cannot_be_held_is_refused_by_the_row() {
-    let test = sink().await;
+async fn what_cannot_be_held_is_refused_by_the_row(test: TestSink) {
     let list = DataType::List(Arc::new(Field::new("item", DataType::Timestamp(TimeUnit::Microsecond, None), true)));
     let fields =
         vec![Field::new("id", DataType::Int64, true), Field::new("day", DataType::Date32, true), Field::new("times", list, true)];
@@ -313,9 +301,7 @@ async fn what_cannot_be_held_is_refused_by_the_row() {
     assert_eq!(test.sink.held(&other, &ids(&[1])).await.unwrap().num_rows(), 1);
 }
 
-#[tokio::test]
-async fn columns_are_added_and_left_but_never_changed() {
-    let test = sink().await;
+async fn columns_are_added_and_left_but_never_changed(test: TestSink) {
     let field = |name: &str, kind: DataType| Field::new(name, kind, true);
     let make = |fields: Vec<Field>| {
         let mut all = vec![Field::new("id", DataType::Int64, false)];
@@ -365,9 +351,7 @@ async fn columns_are_added_and_left_but_never_changed() {
     assert!(held.column(1).is_null(0));
 }
 
-#[tokio::test]
-async fn two_things_of_one_name_are_refused() {
-    let test = sink().await;
+async fn two_things_of_one_name_are_refused(test: TestSink) {
     let item = items();
     let dimension = |name: &str| Dimension {
         name: name.into(),
@@ -384,9 +368,7 @@ async fn two_things_of_one_name_are_refused() {
     assert_eq!(sql(&test, "SELECT * FROM ids").await, json!([{"id": 1}]));
 }
 
-#[tokio::test]
-async fn a_dimension_takes_the_row_of_the_least_silver_key() {
-    let test = sink().await;
+async fn a_dimension_takes_the_row_of_the_least_silver_key(test: TestSink) {
     let bridge = |name: &str, silver: &str, kind: DataType| {
         let fields = vec![
             Field::new("genre_id", DataType::Int64, false),
@@ -464,9 +446,7 @@ fn checkpoint(name: &str, revision: u64) -> Checkpoint {
     }
 }
 
-#[tokio::test]
-async fn a_checkpoint_moves_only_from_the_one_before() {
-    let test = sink().await;
+async fn a_checkpoint_moves_only_from_the_one_before(test: TestSink) {
     assert_eq!(test.sink.checkpoints().await.unwrap(), vec![]);
     test.sink.flush(&[checkpoint("a", 1), checkpoint("b'`\\", 1)]).await.unwrap();
     test.sink.flush(&[checkpoint("a", 2)]).await.unwrap();
@@ -484,9 +464,7 @@ async fn a_checkpoint_moves_only_from_the_one_before() {
     assert_eq!(test.sink.checkpoints().await.unwrap().len(), 2);
 }
 
-#[tokio::test]
-async fn held_and_list_by_part_of_a_key() {
-    let test = sink().await;
+async fn held_and_list_by_part_of_a_key(test: TestSink) {
     let fields = vec![
         Field::new("tag", DataType::Utf8, false),
         Field::new("a", DataType::Int64, false),
@@ -547,9 +525,7 @@ async fn held_and_list_by_part_of_a_key() {
     assert_eq!(test.sink.held(&pair, &by_value).await.unwrap(), batch.slice(3, 1));
 }
 
-#[tokio::test]
-async fn questions_of_people() {
-    let test = sink().await;
+async fn questions_of_people(test: TestSink) {
     assert_eq!(
         sql(
             &test,
@@ -620,9 +596,7 @@ async fn one_engine_serves_many_sinks_of_one_directory() {
     }
 }
 
-#[tokio::test]
-async fn bad_calls_are_told() {
-    let test = sink().await;
+async fn bad_calls_are_told(test: TestSink) {
     let item = items();
     let wrong = ids(&[1]);
     assert_eq!(test.sink.image(&item, &wrong).unwrap_err().class, Class::Permanent);
@@ -630,6 +604,11 @@ async fn bad_calls_are_told() {
     // Writing before `prepare` says which table is missing.
     let error = test.sink.write(&[write(&item, 1, named(&item, &[(1, None)]), None)]).await.unwrap_err();
     assert!(error.message.contains("item") && error.message.contains("Code: 60"), "{error}");
+}
+
+#[tokio::test]
+async fn a_directory_that_is_a_file_is_told() {
+    let test = sink().await;
     let mut missing = test.options.clone();
     missing.path = missing.path.join("system.file");
     std::fs::write(&missing.path, "x").unwrap();
@@ -658,4 +637,32 @@ async fn durable_writes_are_turned_on_where_they_were_off() {
         sql(&test, settings).await,
         json!([{"name": "_distributary_checkpoint", "on": 1}, {"name": "item", "on": 1}, {"name": "second", "on": 1}])
     );
+}
+
+/// Runs each of these in this process and over HTTP.
+macro_rules! both_ways {
+    ($($name:ident),* $(,)?) => {
+        mod in_this_process {
+            $(#[tokio::test] async fn $name() { Box::pin(super::$name(super::sink().await)).await; })*
+        }
+        mod over_http {
+            $(#[tokio::test] async fn $name() { Box::pin(super::$name(super::server_sink().await)).await; })*
+        }
+    };
+}
+
+both_ways! {
+    every_type_there_and_back,
+    every_scalar_type_as_a_key,
+    the_highest_version_wins_and_deletes_are_real,
+    large_writes_are_split_and_complete,
+    one_large_text,
+    what_cannot_be_held_is_refused_by_the_row,
+    columns_are_added_and_left_but_never_changed,
+    two_things_of_one_name_are_refused,
+    a_dimension_takes_the_row_of_the_least_silver_key,
+    a_checkpoint_moves_only_from_the_one_before,
+    held_and_list_by_part_of_a_key,
+    questions_of_people,
+    bad_calls_are_told,
 }
