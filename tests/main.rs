@@ -12,5 +12,6 @@ mod model;
 mod net_change;
 mod reembed;
 mod repair;
+mod secrets;
 mod support;
 mod tidy;
