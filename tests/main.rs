@@ -1,11 +1,13 @@
-//! Everything that is tested from outside, in one binary: the model, crashes, the command line, bad input, mappings, and the rules that
+//! Everything that is tested from outside, in one binary: the engines' contract, the model, crashes, the command line, bad input, mappings, and the rules that
 //! the source keeps.
 
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
 
 mod bad_input;
 mod cli;
+mod conformance;
 mod crash;
+mod embedded;
 mod fronts;
 mod mappings;
 mod model;
