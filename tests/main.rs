@@ -9,6 +9,7 @@ mod conformance;
 mod crash;
 mod embedded;
 mod fronts;
+mod leases;
 mod mappings;
 mod model;
 mod net_change;
