@@ -11,6 +11,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use crate::embed::{Choice, DEFAULT_PRECISION, Precision};
+use crate::secret::Secret;
 pub use engines::{ClickhouseEntry, ColumnStore, GraphEntry, GraphStore, VectorStore, VectorsEntry};
 
 /// What the file may say. Every key has an environment variable: `DISTRIBUTARY_` and its path in capitals, joined by `_`.
@@ -57,7 +58,7 @@ pub struct SourceEntry {
     pub tables: BTreeMap<String, String>,
     /// Options for the object store, as delta-rs names them. The usual environment variables are read without being named here.
     #[serde(default)]
-    pub storage_options: BTreeMap<String, String>,
+    pub storage_options: BTreeMap<String, Secret>,
     /// What to do when the history between the checkpoint and now cannot be read whole.
     #[serde(default)]
     pub on_gap: OnGap,

@@ -18,6 +18,9 @@ pub struct SyncReport {
     pub left_alone: Vec<String>,
     /// What a person should know of generations of vectors: which are kept besides those in service.
     pub notes: Vec<String>,
+    /// Calls to engines that were made again after one that failed for a passing reason, those of opening and closing included. What
+    /// they sent may have arrived the first time; it is counted once in the targets.
+    pub retries: u64,
     /// Whether the run was told to stop before it was done.
     pub interrupted: bool,
     /// Wall-clock time in milliseconds.

@@ -1,4 +1,4 @@
-//! Everything that is tested from outside, in one binary: the model, crashes, the command line, bad input, mappings, and the rules that
+//! Everything that is tested from outside, in one binary: the engines' contract, the model, crashes, the command line, bad input, mappings, and the rules that
 //! the source keeps.
 
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
@@ -6,13 +6,17 @@
 mod bad_input;
 mod cli;
 mod clickhouse_http;
+mod conformance;
 mod crash;
+mod embedded;
 mod fronts;
+mod leases;
 mod mappings;
 mod model;
 mod net_change;
 mod reembed;
 mod repair;
+mod secrets;
 mod support;
 mod tidy;
 

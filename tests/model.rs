@@ -518,13 +518,21 @@ async fn one_fault(kind: SinkKind, operation: Operation, fault: Fault) {
             let ops = (1..=6).map(|id| (id, KEYED[id as usize - 1])).collect();
             world.act(&Action::Keyed(ops)).await;
         }
+        let happened = world.faults.happened();
         world.faults.push(kind, operation, fault);
         let report = world.sync().await;
-        let harmless = fault == Fault::Slow || is_retried(operation, fault);
+        let harmless = fault == Fault::Slow || is_retried(fault);
         if world.faults.happened() > 0 && !harmless && fault != Fault::Crash {
             let failed: Vec<_> = report.targets().filter(|(_, target)| !target.ok).collect();
             assert!(!failed.is_empty(), "{when}: the report says that all went well: {report:?}");
             assert!(failed.iter().all(|(_, target)| target.sink == kind), "{when}: another sink was held back: {report:?}");
+        }
+        let again = world.faults.happened() - happened;
+        if is_retried(fault) && again > 0 {
+            assert!(report.ok(), "{when}: it passes, and the run failed: {report:?}");
+            assert_eq!(report.retries, again as u64, "{when}: calls made again are counted");
+        } else {
+            assert_eq!(report.retries, 0, "{when}");
         }
         if world.faults.crashed() {
             world.reopen().await;
@@ -536,13 +544,9 @@ async fn one_fault(kind: SinkKind, operation: Operation, fault: Fault) {
     world.setup.close().await.unwrap();
 }
 
-/// Whether the loop tries the call again by itself.
-fn is_retried(operation: Operation, fault: Fault) -> bool {
-    let passing = matches!(
-        fault,
-        Fault::Reject(Class::Transient) | Fault::FailAfterWrite(Class::Transient) | Fault::Partial(Class::Transient)
-    );
-    passing && matches!(operation, Operation::Write | Operation::Flush)
+/// Whether the call is tried again by itself.
+fn is_retried(fault: Fault) -> bool {
+    matches!(fault, Fault::Reject(Class::Transient) | Fault::FailAfterWrite(Class::Transient) | Fault::Partial(Class::Transient))
 }
 
 #[test]

@@ -30,7 +30,7 @@ pub enum OnGap {
 }
 
 /// Where a Silver table is and how it is to be read.
-#[derive(Debug, Clone)]
+#[derive(Clone)]
 pub struct TableOptions {
     /// The name by which mappings, reports and errors call it.
     pub name: String,
@@ -66,6 +66,13 @@ impl TableOptions {
             storage_options: HashMap::new(),
             on_gap: OnGap::default(),
         }
+    }
+}
+
+impl std::fmt::Debug for TableOptions {
+    /// Without the address and the storage options, which hold secrets.
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("TableOptions").field("name", &self.name).field("key", &self.key).finish_non_exhaustive()
     }
 }
 

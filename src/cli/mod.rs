@@ -232,3 +232,20 @@ fn say_error(error: &dyn Error) {
     }
     note(&format!("error: {text}"));
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::sinks::SinkError;
+
+    #[test]
+    fn the_class_of_a_sinks_error_decides_the_exit_code() {
+        for (error, code) in [
+            (SinkError::transient("graph", "down"), PARTIAL),
+            (SinkError::permanent("graph", "wrong password"), BAD_INPUT),
+            (SinkError::stop("graph", "another run has the place"), STOPPED),
+        ] {
+            assert_eq!(code_of(&OpenError::from(error)), code);
+        }
+    }
+}

@@ -59,7 +59,8 @@ pub(super) async fn sync(global: &Global, args: &SyncArgs, dry_run: bool) -> Out
     let report = sync::sync_opened(&setup, opened, &options).await;
     drop(options);
     let closed = setup.close().await;
-    let report = report?;
+    let mut report = report?;
+    report.retries += setup.retries.take();
     closed.map_err(OpenError::from)?;
     if global.json {
         out(&serde_json::to_string(&report)?);

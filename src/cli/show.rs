@@ -31,6 +31,9 @@ pub(super) fn sync(report: &SyncReport, would: bool) {
     if report.interrupted {
         out("interrupted: everything written is consistent, the next sync goes on from here");
     }
+    if report.retries > 0 {
+        out(&format!("{} calls were made again after failures that passed", report.retries));
+    }
     let time = seconds(report.elapsed_ms);
     let verb = if would { "would be sent" } else { "sent" };
     match report.operations() {

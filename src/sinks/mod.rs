@@ -20,6 +20,7 @@ pub mod clickhouse;
 pub mod graph;
 pub mod lease;
 pub mod quarantine;
+pub mod retry;
 pub mod vectors;
 
 use std::collections::HashMap;
@@ -34,6 +35,7 @@ pub use crate::mapping::target::SinkKind;
 use crate::mapping::target::{Dimension, Target};
 pub use checkpoint::{Checkpoint, LaneId, Pending};
 pub use lease::{Lease, Work};
+pub use retry::{Retries, Retrying};
 
 /// What one batch does to one target.
 #[derive(Debug, Clone)]

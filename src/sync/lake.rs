@@ -126,5 +126,6 @@ impl Lake<'_> {
 
 /// How the lake's storage is reached, besides the environment.
 pub(super) fn storage_options(config: &Config) -> HashMap<String, String> {
-    config.source.storage_options.clone().into_iter().collect()
+    let options = config.source.storage_options.iter();
+    options.map(|(name, value)| (name.clone(), value.expose().to_owned())).collect()
 }

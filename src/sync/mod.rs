@@ -141,6 +141,7 @@ fn stop_with(lost: CancellationToken, cancel: CancellationToken) -> DropGuard {
 /// A run over all lanes, or over those of one generation.
 async fn run(setup: &Setup, opened: Opened, options: &Options, only: Option<&lanes::Only>) -> Result<SyncReport, OpenError> {
     let quarantine = Arc::new(Mutex::new(open_quarantine(setup).await?));
+    setup.retries.until(options.cancel.clone());
     let _stopping = stop_with(setup.leases.lost().clone(), options.cancel.clone());
     let mut report = SyncReport { missing_tables: opened.missing.clone(), ..SyncReport::default() };
     let lanes::Lanes { mut lanes, notes } = lanes::lanes(setup, &opened, options, only).await;
@@ -156,6 +157,7 @@ async fn run(setup: &Setup, opened: Opened, options: &Options, only: Option<&lan
     if let Some(lost) = setup.leases.reason() {
         return Err(lost.into());
     }
+    report.retries = setup.retries.take();
     report.interrupted = options.cancel.is_cancelled();
     report.elapsed_ms = u64::try_from(opened.began.elapsed().as_millis()).unwrap_or(u64::MAX);
     Ok(report)

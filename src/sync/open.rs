@@ -21,7 +21,7 @@ use crate::mapping::{MappingError, MappingFile, compile};
 use crate::report::{TableReport, TargetReport};
 use crate::sinks::lease::DEFAULT_LEASE;
 use crate::sinks::quarantine::QuarantineError;
-use crate::sinks::{Class, Sink, SinkError, SinkKind, Work, clickhouse, graph, vectors};
+use crate::sinks::{Class, Retries, Retrying, Sink, SinkError, SinkKind, Work, clickhouse, graph, vectors};
 
 /// Records in one batch of work that gives way: others wait for a batch to end, and what a killed process loses is no more than one.
 const BATCH_ROWS_GIVING_WAY: usize = 512;
@@ -71,6 +71,8 @@ pub struct Setup {
     pub models: Models,
     /// Memory and spilling.
     pub runtime: Arc<RuntimeEnv>,
+    /// What tries calls to the sinks again, and counts them.
+    pub retries: Retries,
     /// What this run holds against other writers.
     pub leases: Leases,
 }
@@ -125,15 +127,16 @@ impl Setup {
         let models = Models::new(files.models.clone());
         let embedder = embedder(&config, &models, needed)?;
         let runtime = runtime(&config)?;
+        let (retries, gives_way) = (Retries::default(), work == Some(Work::Reembed));
         // Together, because each reads what it holds, and none waits for another.
         let opened = futures::join!(
-            open_clickhouse(&config, files, needed),
-            open_graph(&config, needed),
-            open_vectors(&config, embedder.as_deref(), work == Some(Work::Reembed))
+            retried(&retries, SinkKind::Clickhouse, || open_clickhouse(&config, files, needed)),
+            retried(&retries, SinkKind::Graph, || open_graph(&config, needed)),
+            retried(&retries, SinkKind::Vectors, || open_vectors(&config, embedder.as_deref(), gives_way))
         );
         let (mut sinks, mut unopened) = sorted([opened.0, opened.1, opened.2])?;
         let leases = leased(&mut sinks, &mut unopened, work).await?;
-        Ok(Self { config, mapping, sinks, unopened, embedder, models, runtime, leases })
+        Ok(Self { config, mapping, sinks, unopened, embedder, models, runtime, retries, leases })
     }
 
     /// [`Setup::open`] with all sinks, while the tables are opened for the [`super::sync_opened`] to come, so that neither waits for
@@ -147,7 +150,8 @@ impl Setup {
         let embedder = embedder(&config, &models, Needed::ALL)?;
         let runtime = runtime(&config)?;
         let lake = Lake { config: &config, mapping: &mapping, runtime: &runtime };
-        let graph = open_graph(&config, Needed::ALL).await;
+        let retries = Retries::default();
+        let graph = retried(&retries, SinkKind::Graph, || open_graph(&config, Needed::ALL)).await;
         let first: Vec<Arc<dyn Sink>> = graph.iter().filter_map(|(_, opened)| opened.as_ref().ok().cloned()).collect();
         lake.wake_early(&first).await;
         let tables = async {
@@ -156,14 +160,14 @@ impl Setup {
             lake.compile(tables).await
         };
         let (clickhouse, vectors, opened) = futures::join!(
-            open_clickhouse(&config, files, Needed::ALL),
-            open_vectors(&config, embedder.as_deref(), false),
+            retried(&retries, SinkKind::Clickhouse, || open_clickhouse(&config, files, Needed::ALL)),
+            retried(&retries, SinkKind::Vectors, || open_vectors(&config, embedder.as_deref(), false)),
             tables
         );
         let (mut sinks, mut unopened) = sorted([clickhouse, graph, vectors])?;
         let opened = opened?;
         let leases = leased(&mut sinks, &mut unopened, writes.then_some(Work::Sync)).await?;
-        Ok((Self { config, mapping, sinks, unopened, embedder, models, runtime, leases }, opened))
+        Ok((Self { config, mapping, sinks, unopened, embedder, models, runtime, retries, leases }, opened))
     }
 
     /// Closes the sinks: everything accepted becomes durable.
@@ -233,6 +237,7 @@ impl Setup {
             unopened: Vec::new(),
             embedder: None,
             models: Models::default(),
+            retries: Retries::default(),
             leases: Leases::default(),
         };
         let mut notes = Vec::new();
@@ -306,6 +311,18 @@ async fn leased(
     let (leases, failed) = Leases::take(sinks, work, DEFAULT_LEASE).await?;
     unopened.extend(failed);
     Ok(leases)
+}
+
+/// Opens a sink, again when it fails for a passing reason, and puts it behind the loop that tries its calls again.
+async fn retried<F: Future<Output = OpenedSink>>(retries: &Retries, kind: SinkKind, open: impl Fn() -> F) -> OpenedSink {
+    let attempt = || async {
+        match open().await {
+            None => Ok(None),
+            Some((_, opened)) => opened.map(Some),
+        }
+    };
+    let opened = retries.call("open", attempt).await.transpose()?;
+    Some((kind, opened.map(|sink| Retrying::of(sink, retries))))
 }
 
 async fn open_clickhouse(config: &Config, files: &Paths, needed: Needed) -> OpenedSink {

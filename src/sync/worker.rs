@@ -3,12 +3,10 @@
 
 use std::collections::HashMap;
 use std::sync::Arc;
-use std::time::Duration;
 
 use arrow::array::RecordBatch;
 use arrow::array::UInt32Array;
 use arrow::compute::take_record_batch;
-use backon::{ExponentialBuilder, Retryable};
 use futures::StreamExt;
 use tokio::sync::{Mutex, mpsc};
 
@@ -20,7 +18,7 @@ use super::{LaneError, Options, points, work};
 use crate::changes::Table;
 use crate::mapping::target::Shape;
 use crate::sinks::quarantine::{Entry, Quarantine};
-use crate::sinks::{Checkpoint, Class, Refused, Sink, SinkError, Write};
+use crate::sinks::{Checkpoint, Sink, SinkError, Write};
 
 /// What a worker is told.
 #[derive(Debug, Clone)]
@@ -44,16 +42,6 @@ pub(super) struct Worker {
     pub(super) text_bytes: u64,
 }
 
-/// A call to a sink that may be repeated.
-enum Call {
-    Write(Vec<Write>),
-    Flush(Vec<Checkpoint>),
-}
-
-/// A call that fails for a passing reason is tried again after 50 ms, then twice as long each time, with jitter.
-const FIRST_DELAY: Duration = Duration::from_millis(50);
-/// Five attempts take some seconds: a longer trouble is the next run's.
-const ATTEMPTS: usize = 5;
 /// Keys in one page when the sink is compared with a snapshot.
 pub(super) const PAGE_ROWS: usize = 8192;
 
@@ -145,7 +133,7 @@ impl Worker {
             .collect();
         self.checkpoint(begun).await?;
         let writes: Vec<Write> = works.iter().map(|(_, work)| work.write.clone()).collect();
-        let refused = self.with_retry(Call::Write(writes)).await?;
+        let refused = self.sink.write(&writes).await?;
         let mut rows: HashMap<usize, Vec<(usize, String)>> = HashMap::new();
         for one in refused {
             rows.entry(one.write).or_default().push((one.row, one.message));
@@ -262,7 +250,7 @@ impl Worker {
     /// Flushes, and moves these checkpoints.
     async fn checkpoint(&mut self, moves: Vec<(usize, Checkpoint)>) -> Result<(), SinkError> {
         let checkpoints: Vec<Checkpoint> = moves.iter().map(|(_, checkpoint)| checkpoint.clone()).collect();
-        self.with_retry(Call::Flush(checkpoints)).await?;
+        self.sink.flush(&checkpoints).await?;
         for (index, checkpoint) in moves {
             self.lanes[index].checkpoint = Some(checkpoint);
         }
@@ -272,26 +260,6 @@ impl Worker {
     async fn save_quarantine(&self) -> Result<(), SinkError> {
         let saved = self.quarantine.lock().await.save().await;
         saved.map_err(|error| SinkError::permanent("quarantine", describe(&error)))
-    }
-
-    /// The one place where a call is tried again: a sink says what may be, this says when.
-    async fn with_retry(&self, call: Call) -> Result<Vec<Refused>, SinkError> {
-        let policy = ExponentialBuilder::default().with_min_delay(FIRST_DELAY).with_max_times(ATTEMPTS).with_jitter();
-        let (sink, call, cancel) = (self.sink.clone(), Arc::new(call), self.options.cancel.clone());
-        let attempt = move || {
-            let (sink, call) = (sink.clone(), call.clone());
-            async move {
-                match call.as_ref() {
-                    Call::Write(writes) => sink.write(writes).await,
-                    Call::Flush(checkpoints) => sink.flush(checkpoints).await.map(|()| Vec::new()),
-                }
-            }
-        };
-        attempt
-            .retry(policy)
-            .when(move |error: &SinkError| error.class == Class::Transient && !cancel.is_cancelled())
-            .notify(|error, delay| tracing::warn!(error = describe(error), ?delay, "trying again"))
-            .await
     }
 }
 

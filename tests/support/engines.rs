@@ -9,7 +9,7 @@ use distributary::config::Config;
 use distributary::embed::{self, Choice, Worker};
 use distributary::fetch::{self, Wanted};
 use distributary::mapping::MappingFile;
-use distributary::sinks::{Sink, SinkKind, clickhouse, graph, vectors};
+use distributary::sinks::{Retries, Retrying, Sink, SinkKind, clickhouse, graph, vectors};
 use distributary::sync::{self, Setup};
 use tempfile::TempDir;
 
@@ -44,29 +44,53 @@ pub(crate) fn engine_place() -> (Arc<TempDir>, PathBuf) {
     (engine_directory(), library().to_owned())
 }
 
+/// A database of its own in the column store's engine.
+pub(crate) struct Database {
+    name: String,
+    // Dropped last.
+    engine: Arc<TempDir>,
+}
+
+impl Database {
+    pub(crate) fn new() -> Self {
+        Self { name: format!("test_{}", DATABASES.fetch_add(1, Ordering::Relaxed)), engine: engine_directory() }
+    }
+
+    /// How to open it. No test loses power.
+    pub(crate) fn options(&self) -> clickhouse::ClickhouseOptions {
+        let mut options = clickhouse::ClickhouseOptions::new(self.engine.path().join("engine"), library());
+        options.database.clone_from(&self.name);
+        options.fsync = false;
+        options
+    }
+}
+
+/// A new directory, that goes when it is dropped.
+pub(crate) fn directory() -> TempDir {
+    tempfile::tempdir().unwrap()
+}
+
 /// A lake, a mapping and three engines of one test.
 pub(crate) struct Bench {
     pub(crate) lake: Lake,
     pub(crate) mapping: PathBuf,
     /// Lines that are appended to the configuration.
     pub(crate) more: String,
-    database: String,
-    // The engine's directory must outlive every sink: it is dropped last.
     directory: TempDir,
-    engine: Arc<TempDir>,
+    // The engine's directory must outlive every sink: it is dropped last.
+    database: Database,
 }
 
 impl Bench {
     /// A new directory with an empty lake and nothing in any engine.
     pub(crate) fn new(mapping: impl Into<PathBuf>) -> Self {
-        let directory = tempfile::tempdir().unwrap();
+        let directory = directory();
         Self {
             lake: Lake::at(directory.path().join("silver")),
             mapping: mapping.into(),
             more: String::new(),
-            database: format!("test_{}", DATABASES.fetch_add(1, Ordering::Relaxed)),
             directory,
-            engine: engine_directory(),
+            database: Database::new(),
         }
     }
 
@@ -102,24 +126,19 @@ impl Bench {
         let config = self.config();
         let mapping = MappingFile::read(&config.mapping).unwrap();
         let embedder = Arc::new(hash_embedder());
-        let mut sinks = Vec::new();
+        let (mut sinks, retries) = (Vec::new(), Retries::default());
         for kind in [SinkKind::Clickhouse, SinkKind::Graph, SinkKind::Vectors] {
-            sinks.push(wrap(self.sink(kind, &embedder).await));
+            // Faults happen below the loop that tries again, as those of an engine do.
+            sinks.push(Retrying::of(wrap(self.sink(kind, &embedder).await), &retries));
         }
         let runtime = sync::runtime(&config).unwrap();
         let (unopened, models, leases) = (Vec::new(), sync::Models::default(), sync::Leases::default());
-        Setup { config, mapping, sinks, unopened, embedder: Some(embedder), models, runtime, leases }
+        Setup { config, mapping, sinks, unopened, embedder: Some(embedder), models, runtime, retries, leases }
     }
 
     async fn sink(&self, kind: SinkKind, embedder: &Worker) -> Arc<dyn Sink> {
         match kind {
-            SinkKind::Clickhouse => {
-                let mut options = clickhouse::ClickhouseOptions::new(self.engine.path().join("engine"), library());
-                options.database.clone_from(&self.database);
-                // No test here loses power.
-                options.fsync = false;
-                Arc::new(clickhouse::open(options).await.unwrap())
-            }
+            SinkKind::Clickhouse => Arc::new(clickhouse::open(self.database.options()).await.unwrap()),
             SinkKind::Graph => Arc::new(graph::open(graph::GraphOptions::at(self.path().join("graph"))).await.unwrap()),
             SinkKind::Vectors => {
                 let path = self.path().join("vectors");

@@ -8,7 +8,9 @@ use std::sync::{Arc, Mutex, PoisonError};
 use arrow::array::RecordBatch;
 use async_trait::async_trait;
 use distributary::mapping::target::{Dimension, Target};
-use distributary::sinks::{Checkpoint, Class, Generation, Page, Query, Refused, Sink, SinkError, SinkKind, Write};
+use distributary::sinks::lease::now_ms;
+use distributary::sinks::{Checkpoint, Class, Generation, Lease, Page, Query, Refused, Sink, SinkError, SinkKind, Work, Write};
+use tokio_util::sync::CancellationToken;
 
 /// What a sink is asked to do.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -23,9 +25,12 @@ pub(crate) enum Operation {
     Flush,
     /// Say what it holds.
     Held,
+    /// Take or renew a lease.
+    Hold,
 }
 
 impl Operation {
+    /// Those of every sink; leases are of servers alone.
     pub(crate) const ALL: [Self; 5] = [Self::Prepare, Self::Checkpoints, Self::Write, Self::Flush, Self::Held];
 }
 
@@ -42,6 +47,8 @@ pub(crate) enum Fault {
     Partial(Class),
     /// It takes long, and goes well.
     Slow,
+    /// It takes until [`Faults::until`] is cancelled, and goes well.
+    Waits,
     /// Some of it may be done, and from then on nothing is heard of the sink until everything is opened again.
     Crash,
 }
@@ -68,12 +75,39 @@ pub(crate) struct Faults {
     queues: Arc<Mutex<Queues>>,
     crashed: Arc<AtomicBool>,
     happened: Arc<AtomicUsize>,
+    /// What is waited for.
+    pub(crate) until: CancellationToken,
+    book: Option<Book>,
 }
 
+/// Leases as a server keeps them: one for each kind of work at each sink.
+type Book = Arc<Mutex<HashMap<(SinkKind, Work), Lease>>>;
+
 impl Faults {
+    /// No faults, at sinks that keep leases.
+    pub(crate) fn keeping_leases() -> Self {
+        Self { book: Some(Book::default()), ..Self::default() }
+    }
+
+    /// The lease that a sink keeps.
+    pub(crate) fn lease(&self, sink: SinkKind, work: Work) -> Option<Lease> {
+        self.book.as_ref().and_then(|book| book.lock().unwrap_or_else(PoisonError::into_inner).get(&(sink, work)).cloned())
+    }
+
+    /// Puts a lease in the place of the one that a sink keeps, whoever has it.
+    pub(crate) fn lend(&self, sink: SinkKind, lease: Lease) {
+        let book = self.book.as_ref().expect("the sinks keep leases");
+        book.lock().unwrap_or_else(PoisonError::into_inner).insert((sink, lease.work), lease);
+    }
+
     /// Puts a fault at the end of an operation's queue.
     pub(crate) fn push(&self, sink: SinkKind, operation: Operation, fault: Fault) {
         self.lock().entry((sink, operation)).or_default().push_back(fault);
+    }
+
+    /// How many are still to come.
+    pub(crate) fn to_come(&self) -> usize {
+        self.lock().values().map(VecDeque::len).sum()
     }
 
     /// How many faults happened.
@@ -98,7 +132,7 @@ impl Faults {
 
     fn next(&self, sink: SinkKind, operation: Operation) -> Fault {
         let fault = self.lock().get_mut(&(sink, operation)).and_then(VecDeque::pop_front).unwrap_or(Fault::Pass);
-        if !matches!(fault, Fault::Pass | Fault::Slow) {
+        if !matches!(fault, Fault::Pass | Fault::Slow | Fault::Waits) {
             self.happened.fetch_add(1, Ordering::SeqCst);
         }
         fault
@@ -136,6 +170,10 @@ impl FaultySink {
                 }
                 Ok(Fault::Pass)
             }
+            Fault::Waits => {
+                self.faults.until.cancelled().await;
+                Ok(Fault::Pass)
+            }
             fault => Ok(fault),
         }
     }
@@ -143,7 +181,7 @@ impl FaultySink {
     fn after<T>(&self, fault: Fault, answer: Result<T, SinkError>) -> Result<T, SinkError> {
         let answer = answer?;
         match fault {
-            Fault::Pass | Fault::Slow => Ok(answer),
+            Fault::Pass | Fault::Slow | Fault::Waits => Ok(answer),
             Fault::Crash => {
                 self.faults.crashed.store(true, Ordering::SeqCst);
                 Err(Self::error(Class::Permanent, "crashed"))
@@ -151,6 +189,19 @@ impl FaultySink {
             Fault::Reject(class) | Fault::FailAfterWrite(class) | Fault::Partial(class) => {
                 Err(Self::error(class, "the answer is lost"))
             }
+        }
+    }
+}
+
+/// Takes a lease if nobody else has it.
+fn take(book: &mut HashMap<(SinkKind, Work), Lease>, sink: SinkKind, lease: &Lease) -> Result<(), SinkError> {
+    match book.get(&(sink, lease.work)) {
+        Some(other) if other.token != lease.token && !other.has_ended(now_ms()) => {
+            Err(other.refusal("test", "the place", now_ms()))
+        }
+        _ => {
+            book.insert((sink, lease.work), lease.clone());
+            Ok(())
         }
     }
 }
@@ -178,6 +229,24 @@ impl Sink for FaultySink {
 
     fn image(&self, target: &Target, rows: &RecordBatch) -> Result<RecordBatch, SinkError> {
         self.inner.image(target, rows)
+    }
+
+    async fn hold(&self, lease: &Lease) -> Result<(), SinkError> {
+        let fault = self.before(Operation::Hold).await?;
+        let answer = match &self.faults.book {
+            None => Ok(()),
+            Some(book) => take(&mut book.lock().unwrap_or_else(PoisonError::into_inner), self.inner.kind(), lease),
+        };
+        self.after(fault, answer)
+    }
+
+    async fn release(&self, lease: &Lease) -> Result<(), SinkError> {
+        let Some(book) = &self.faults.book else { return Ok(()) };
+        let mut book = book.lock().unwrap_or_else(PoisonError::into_inner);
+        if book.get(&(self.inner.kind(), lease.work)).is_some_and(|kept| kept.token == lease.token) {
+            book.remove(&(self.inner.kind(), lease.work));
+        }
+        Ok(())
     }
 
     async fn prepare(&self, targets: &[Arc<Target>], dimensions: &[Dimension]) -> Result<(), SinkError> {

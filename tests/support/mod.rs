@@ -1,10 +1,11 @@
-//! What the tests stand on: lakes, engines, faults, the oracle, and the real binary.
+//! What the tests stand on: lakes, engines, faults, a proxy, the oracle, and the real binary.
 
 pub(crate) mod command;
 pub(crate) mod engines;
 pub(crate) mod faults;
 pub(crate) mod lake;
 pub(crate) mod oracle;
+pub(crate) mod proxy;
 
 /// Where the files of the tests lie.
 pub(crate) fn tests_dir() -> std::path::PathBuf {
