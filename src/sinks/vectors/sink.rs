@@ -13,9 +13,10 @@ use serde_json::{Map, Value};
 use uuid::Uuid;
 
 use super::client::EdgeStore;
-use super::config::{Collection, SINK, VectorsOptions};
+use super::config::{Collection, QdrantOptions, SINK, VectorsOptions};
 use super::directory::generations_in;
 use super::encode::{self, PROBE, RECORD, SCORE, TABLE, VERSION};
+use super::qdrant::QdrantStore;
 use super::store::{Part, Point, Store};
 use crate::mapping::target::{CHUNK, CHUNK_END, CHUNK_START, CHUNKS, Dimension, MODEL, TEXT_HASH, Target};
 use crate::sinks::{Checkpoint, Generation, Lease, Page, Query, Refused, Sink, SinkError, SinkKind, Write};
@@ -47,6 +48,27 @@ async fn open_as(options: VectorsOptions, gives_way: bool) -> Result<VectorsSink
         return Err(SinkError::permanent(SINK, format!("model {model} has vectors of no length")));
     }
     Ok(VectorsSink { store: Arc::new(EdgeStore::open(path, gives_way).await?), model, dimensions })
+}
+
+/// Opens the vectors of a Qdrant server, which is reached once.
+///
+/// # Errors
+/// [`crate::sinks::Class::Transient`] when it cannot be reached, [`crate::sinks::Class::Permanent`] when it refuses the key,
+/// [`crate::sinks::Class::Stop`] when it is too old.
+pub async fn open_qdrant(options: QdrantOptions, model: String, dimensions: usize) -> Result<VectorsSink, SinkError> {
+    if dimensions == 0 {
+        return Err(SinkError::permanent(SINK, format!("model {model} has vectors of no length")));
+    }
+    Ok(VectorsSink { store: Arc::new(QdrantStore::open(options).await?), model, dimensions })
+}
+
+/// The identities of the models of which a Qdrant server has generations.
+///
+/// # Errors
+/// As [`open_qdrant`].
+pub async fn models_at_qdrant(options: QdrantOptions) -> Result<Vec<String>, SinkError> {
+    let found = QdrantStore::open(options).await?.generations().await?;
+    Ok(distinct(found.into_iter().map(|one| one.model).collect()))
 }
 
 /// The identities of the models of which the directory at `path` has generations. Reads a few small files and opens nothing.
