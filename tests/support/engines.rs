@@ -45,6 +45,8 @@ pub(crate) struct Bench {
     pub(crate) mapping: PathBuf,
     /// Lines that are appended to the configuration.
     pub(crate) more: String,
+    /// A Qdrant server in place of the embedded vector index.
+    pub(crate) qdrant: Option<String>,
     database: String,
     // The engine's directory must outlive every sink: it is dropped last.
     directory: TempDir,
@@ -59,6 +61,7 @@ impl Bench {
             lake: Lake::at(directory.path().join("silver")),
             mapping: mapping.into(),
             more: String::new(),
+            qdrant: None,
             database: format!("test_{}", DATABASES.fetch_add(1, Ordering::Relaxed)),
             directory,
             engine: engine_directory(),
@@ -119,6 +122,10 @@ impl Bench {
             SinkKind::Vectors => {
                 let path = self.path().join("vectors");
                 let (model, dimensions) = (embedder.identity().to_owned(), embedder.dimensions());
+                if let Some(server) = &self.qdrant {
+                    let options = vectors::QdrantOptions::at(server.parse().unwrap());
+                    return Arc::new(vectors::open_qdrant(options, model, dimensions).await.unwrap());
+                }
                 let options = vectors::VectorsOptions { path, model, dimensions };
                 Arc::new(vectors::open(options).await.unwrap())
             }
