@@ -203,7 +203,7 @@ fn condition_json(condition: &Condition) -> Result<Json, Status> {
     Ok(match condition.condition_one_of.as_ref().ok_or_else(|| wrong("an empty condition"))? {
         ConditionOneOf::Field(field) => field_json(field)?,
         ConditionOneOf::IsEmpty(empty) => json!({"is_empty": {"key": empty.key}}),
-        ConditionOneOf::IsNull(null) => json!({"is_null": {"key": null.key}}),
+        ConditionOneOf::IsNull(condition) => json!({"is_null": {"key": condition.key}}),
         ConditionOneOf::HasId(has) => json!({"has_id": has.has_id.iter().map(id_json).collect::<Vec<_>>()}),
         ConditionOneOf::Filter(filter) => filter_json(filter)?,
         ConditionOneOf::Nested(nested) => {
@@ -242,8 +242,8 @@ fn field_json(field: &FieldCondition) -> Result<Json, Status> {
     if let Some(empty) = field.is_empty {
         object.insert("is_empty".to_owned(), json!(empty));
     }
-    if let Some(null) = field.is_null {
-        object.insert("is_null".to_owned(), json!(null));
+    if let Some(is_null) = field.is_null {
+        object.insert("is_null".to_owned(), json!(is_null));
     }
     if object.len() == 1 {
         return Err(Status::unimplemented("this front has no conditions on places and times"));
