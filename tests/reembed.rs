@@ -55,7 +55,13 @@ fn what(model: &str) -> Reembed {
 
 /// A lake with both tables of one collection, synced, the vector index alone.
 async fn synced(books: i64, batch_rows: usize) -> (Bench, Setup) {
+    synced_at(None, books, batch_rows).await
+}
+
+/// [`synced`], with a Qdrant server for the vectors.
+async fn synced_at(server: Option<&str>, books: i64, batch_rows: usize) -> (Bench, Setup) {
     let mut bench = Bench::new(tests_dir().join("mappings/library.yaml"));
+    bench.qdrant = server.map(str::to_owned);
     bench.more = format!("limits: {{batch_rows: {batch_rows}}}\n");
     bench.lake.create(&(1..=books).map(|id| book(id, 0)).collect::<Vec<_>>(), true).await;
     bench.lake.create(&(1..=books / 2).map(|id| author(id, 0)).collect::<Vec<_>>(), true).await;
@@ -143,57 +149,60 @@ fn expected(question: &str, books: i64) -> BTreeMap<String, BTreeMap<i64, f64>> 
 
 #[test]
 fn who_asks_during_a_rebuild_is_answered_by_one_generation_whole() {
+    wait_for(asked_during_a_rebuild(None));
+}
+
+/// A rebuild, a swap and a way back while others ask and change, in the embedded index or at a Qdrant server.
+pub(crate) async fn asked_during_a_rebuild(server: Option<&str>) {
     const BOOKS: i64 = 120;
-    wait_for(async {
-        let (bench, setup) = synced(BOOKS, 4).await;
-        let setup = Arc::new(setup);
-        let question = "the same Book 17 word20";
-        let expected = expected(question, BOOKS);
-        let done = Arc::new(AtomicBool::new(false));
-        let (asking, over) = (setup.clone(), done.clone());
-        let asker = tokio::spawn(async move {
-            let mut answered: BTreeMap<String, u64> = BTreeMap::new();
-            let asked =
-                Question { collection: COLLECTION.to_owned(), text: question.to_owned(), conditions: Vec::new(), top: 10_000 };
-            while !over.load(Ordering::SeqCst) || answered.len() < 2 {
-                let answers = sync::search(&asking, &asked).await.unwrap();
-                let mut found: BTreeMap<i64, f64> = BTreeMap::new();
-                for row in answers.rows.iter().filter(|row| row["_table"] == "books") {
-                    let id = row["id"].as_i64().unwrap();
-                    if id <= BOOKS {
-                        assert!(found.insert(id, row["score"].as_f64().unwrap()).is_none(), "{id} is answered twice");
-                    }
+    let (bench, setup) = synced_at(server, BOOKS, 4).await;
+    let setup = Arc::new(setup);
+    let question = "the same Book 17 word20";
+    let expected = expected(question, BOOKS);
+    let done = Arc::new(AtomicBool::new(false));
+    let (asking, over) = (setup.clone(), done.clone());
+    let asker = tokio::spawn(async move {
+        let mut answered: BTreeMap<String, u64> = BTreeMap::new();
+        let asked =
+            Question { collection: COLLECTION.to_owned(), text: question.to_owned(), conditions: Vec::new(), top: 10_000 };
+        while !over.load(Ordering::SeqCst) || answered.len() < 2 {
+            let answers = sync::search(&asking, &asked).await.unwrap();
+            let mut found: BTreeMap<i64, f64> = BTreeMap::new();
+            for row in answers.rows.iter().filter(|row| row["_table"] == "books") {
+                let id = row["id"].as_i64().unwrap();
+                if id <= BOOKS {
+                    assert!(found.insert(id, row["score"].as_f64().unwrap()).is_none(), "{id} is answered twice");
                 }
-                let right = &expected[&answers.model];
-                assert_eq!(found.keys().collect::<Vec<_>>(), right.keys().collect::<Vec<_>>(), "of {}", answers.model);
-                for (id, score) in &found {
-                    assert!((score - right[id]).abs() < 1e-4, "the score of {id} is not that of {}", answers.model);
-                }
-                *answered.entry(answers.model).or_default() += 1;
             }
-            answered
-        });
-        // Others come, change and go while it is built.
-        let lake = bench.lake.clone();
-        let changer = tokio::spawn(async move {
-            for salt in 1..6 {
-                let gone = 1000 + salt as i64;
-                let written: Vec<Book> = (1001..1007).filter(|id| *id != gone).map(|id| book(id, salt)).collect();
-                lake.merge(&written, &[gone]).await;
+            let right = &expected[&answers.model];
+            assert_eq!(found.keys().collect::<Vec<_>>(), right.keys().collect::<Vec<_>>(), "of {}", answers.model);
+            for (id, score) in &found {
+                assert!((score - right[id]).abs() < 1e-4, "the score of {id} is not that of {}", answers.model);
             }
-        });
-        let report = sync::reembed(&setup, &what("hash-32"), &Options::default()).await.unwrap();
-        assert_eq!(report.state, ReembedState::Swapped, "{report:?}");
-        changer.await.unwrap();
-        done.store(true, Ordering::SeqCst);
-        let answered = asker.await.unwrap();
-        assert!(answered["hash-64@1"] > 3 && answered.len() == 2, "{answered:?}");
-        sync_all(&setup).await;
-        assert_eq!(verified(&setup).await, names(&["", "hash-64@1"]));
-        let rolled = sync::rollback(&setup, COLLECTION, &Options::default()).await.unwrap();
-        assert_eq!((rolled.state, rolled.texts_embedded), (ReembedState::Swapped, 0), "{rolled:?}");
-        assert_eq!(verified(&setup).await, names(&["", "hash-32@1"]));
+            *answered.entry(answers.model).or_default() += 1;
+        }
+        answered
     });
+    // Others come, change and go while it is built.
+    let lake = bench.lake.clone();
+    let changer = tokio::spawn(async move {
+        for salt in 1..6 {
+            let gone = 1000 + salt as i64;
+            let written: Vec<Book> = (1001..1007).filter(|id| *id != gone).map(|id| book(id, salt)).collect();
+            lake.merge(&written, &[gone]).await;
+        }
+    });
+    let report = sync::reembed(&setup, &what("hash-32"), &Options::default()).await.unwrap();
+    assert_eq!(report.state, ReembedState::Swapped, "{report:?}");
+    changer.await.unwrap();
+    done.store(true, Ordering::SeqCst);
+    let answered = asker.await.unwrap();
+    assert!(answered["hash-64@1"] > 3 && answered.len() == 2, "{answered:?}");
+    sync_all(&setup).await;
+    assert_eq!(verified(&setup).await, names(&["", "hash-64@1"]));
+    let rolled = sync::rollback(&setup, COLLECTION, &Options::default()).await.unwrap();
+    assert_eq!((rolled.state, rolled.texts_embedded), (ReembedState::Swapped, 0), "{rolled:?}");
+    assert_eq!(verified(&setup).await, names(&["", "hash-32@1"]));
 }
 
 /// Distinct pieces of text of all records.
@@ -250,9 +259,9 @@ async fn change(bench: &Bench, rng: &mut ChaCha8Rng, salt: u64) {
 }
 
 /// Interruptions, changes, syncs and reopenings in any order: in the end both generations are what Silver makes of them.
-async fn random_rebuild(seed: u64) {
+pub(crate) async fn random_rebuild(seed: u64, server: Option<&str>) {
     let mut rng = ChaCha8Rng::seed_from_u64(seed);
-    let (bench, mut setup) = synced(40, rng.random_range(1..8)).await;
+    let (bench, mut setup) = synced_at(server, 40, rng.random_range(1..8)).await;
     let (mut salt, mut models) = (1, ["hash-32", "hash"]);
     for _ in 0..2 {
         loop {
@@ -290,7 +299,7 @@ async fn random_rebuild(seed: u64) {
 fn random_changes_during_a_rebuild_arrive_in_both_generations() {
     for seed in [1, 2, rand::random(), rand::random()] {
         eprintln!("seed {seed}");
-        wait_for(random_rebuild(seed));
+        wait_for(random_rebuild(seed, None));
     }
 }
 

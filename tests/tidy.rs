@@ -106,7 +106,7 @@ fn files_are_short() {
 }
 
 /// Which rooms may use what: `(what, where it may stand)`.
-const ARROWS: [(&str, &[&str]); 11] = [
+const ARROWS: [(&str, &[&str]); 12] = [
     ("deltalake", &["src/changes", "src/sinks/quarantine", "src/sample"]),
     ("candle_core", &["src/embed"]),
     ("kernels", &["src/embed"]),
@@ -117,6 +117,7 @@ const ARROWS: [(&str, &[&str]); 11] = [
     ("clickhouse_ext_arrow", &["src/sinks/clickhouse"]),
     ("neo4rs", &["src/sinks/graph"]),
     ("qdrant_client", &["src/sinks/vectors"]),
+    ("tonic", &["src/sinks/vectors/qdrant"]),
     ("reqwest", &["src/sinks/clickhouse", "src/sinks/vectors"]),
 ];
 

@@ -41,7 +41,7 @@ pub(super) async fn demo(global: &Global, args: &DemoArgs) -> Outcome {
     let Some(path) = lay_out(&args.dir)? else { return Ok(BAD_INPUT) };
     let mut config = Config::read(&path).map_err(OpenError::from)?;
     config.files.offline = Some(global.offline);
-    let files = fetch::needed(&config, Needed::ALL).map_err(OpenError::from)?;
+    let files = fetch::needed(&config, Needed::ALL).await.map_err(OpenError::from)?;
     let silver = args.dir.join("silver");
 
     title("1. A small lake of Silver tables, their change feeds on");

@@ -10,7 +10,7 @@ use crate::sinks::vectors;
 use crate::sync::Needed;
 
 /// Fetches everything.
-pub(super) fn fetch(global: &Global) -> Outcome {
+pub(super) async fn fetch(global: &Global) -> Outcome {
     let mut options = Options::from_env();
     let mut model = Choice::default().model().map(str::to_owned);
     let mut others = Vec::new();
@@ -18,7 +18,7 @@ pub(super) fn fetch(global: &Global) -> Outcome {
         let config = global.config()?;
         options = with_config(options, &config);
         model = config.embed.model().map(str::to_owned);
-        others = in_use(&config, Needed::ALL);
+        others = in_use(&config, Needed::ALL).await;
     }
     options.offline |= global.offline;
     let paths = get(&Wanted { library: true, model }, &options)?;
@@ -38,12 +38,12 @@ pub(super) fn fetch(global: &Global) -> Outcome {
 }
 
 /// What a command needs, fetched if it is not here.
-pub(super) fn needed(config: &Config, needed: Needed) -> Result<Paths, FetchError> {
-    needed_with(config, needed, None)
+pub(super) async fn needed(config: &Config, needed: Needed) -> Result<Paths, FetchError> {
+    needed_with(config, needed, None).await
 }
 
 /// [`needed`], and the model of another choice.
-pub(super) fn needed_with(config: &Config, needed: Needed, more: Option<&Choice>) -> Result<Paths, FetchError> {
+pub(super) async fn needed_with(config: &Config, needed: Needed, more: Option<&Choice>) -> Result<Paths, FetchError> {
     let own = config.embed.model().filter(|_| needed.vectors && config.vectors.is_some());
     let options = with_config(Options::from_env(), config);
     let library = needed.clickhouse && matches!(config.clickhouse, Some(ColumnStore::Chdb(_)));
@@ -53,7 +53,7 @@ pub(super) fn needed_with(config: &Config, needed: Needed, more: Option<&Choice>
     if let Some(name) = more.and_then(Choice::model).filter(|name| !paths.models.contains_key(*name)) {
         paths.models.extend(get(&Wanted { library: false, model: Some(name.to_owned()) }, &others)?.models);
     }
-    for name in in_use(config, needed) {
+    for name in in_use(config, needed).await {
         if !paths.models.contains_key(&name) {
             // What cannot be had is said of the collection that needs it.
             let found = get(&Wanted { library: false, model: Some(name) }, &others).unwrap_or_default();
@@ -63,16 +63,19 @@ pub(super) fn needed_with(config: &Config, needed: Needed, more: Option<&Choice>
     Ok(paths)
 }
 
-/// The models of collections that are there already.
-fn in_use(config: &Config, needed: Needed) -> Vec<String> {
-    match &config.vectors {
-        Some(VectorStore::Edge(path)) if needed.vectors && config.embed != Choice::Off => {
-            // What cannot be read now is said when the directory is opened.
-            let models = vectors::models_at(path).unwrap_or_default();
-            models.iter().filter_map(|identity| embed::of_identity(identity)?.0.model().map(str::to_owned)).collect()
-        }
-        _ => Vec::new(),
-    }
+/// The models of collections that are there already. A server is asked for them.
+async fn in_use(config: &Config, needed: Needed) -> Vec<String> {
+    let Some(engine) = config.vectors.as_ref().filter(|_| needed.vectors && config.embed != Choice::Off) else {
+        return Vec::new();
+    };
+    // What cannot be read now is said when the sink is opened.
+    let models = match engine {
+        VectorStore::Edge(path) => vectors::models_at(path),
+        VectorStore::Qdrant(options) => vectors::models_at_qdrant(options.clone()).await,
+        VectorStore::Pinecone(_) => Ok(Vec::new()),
+    };
+    let models = models.unwrap_or_default();
+    models.iter().filter_map(|identity| embed::of_identity(identity)?.0.model().map(str::to_owned)).collect()
 }
 
 /// The directory of a model's files, fetched if they are not here.

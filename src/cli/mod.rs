@@ -162,7 +162,7 @@ async fn dispatch(cli: &Cli) -> Outcome {
     let global = &cli.global;
     match &cli.command {
         Command::Demo(args) => demo::demo(global, args).await,
-        Command::Fetch => fetch::fetch(global),
+        Command::Fetch => fetch::fetch(global).await,
         Command::Sample(args) => sample::sample(global, args).await,
         Command::Check => run::check(global).await,
         Command::Plan(args) => run::sync(global, args, true).await,

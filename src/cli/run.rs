@@ -24,7 +24,7 @@ pub(super) struct SyncArgs {
 /// Opens what the configuration names, fetching what it needs.
 pub(super) async fn open(global: &Global, needed: Needed) -> Result<Setup, Box<dyn std::error::Error + Send + Sync>> {
     let config = global.config()?;
-    let files = fetch::needed(&config, needed).map_err(OpenError::from)?;
+    let files = fetch::needed(&config, needed).await.map_err(OpenError::from)?;
     Ok(Setup::open(config, &files, needed).await?)
 }
 
@@ -51,7 +51,7 @@ pub(super) async fn check(global: &Global) -> Outcome {
 
 pub(super) async fn sync(global: &Global, args: &SyncArgs, dry_run: bool) -> Outcome {
     let config = global.config()?;
-    let files = fetch::needed(&config, Needed::ALL).map_err(OpenError::from)?;
+    let files = fetch::needed(&config, Needed::ALL).await.map_err(OpenError::from)?;
     let (setup, opened) = Setup::open_with_tables(config, &files, !dry_run).await?;
     let cancel = told();
     let progress: Option<Arc<dyn sync::Progress>> = Some(Arc::new(progress::Syncing::new()));

@@ -171,12 +171,13 @@ impl VectorsEntry {
                 ..default
             }));
         }
+        let quantization = self.quantization.as_deref().map(str::parse::<vectors::Quantization>);
         let default = vectors::QdrantOptions::at(url);
         Ok(VectorStore::Qdrant(vectors::QdrantOptions {
             api_key,
             ca_file,
             on_disk: self.on_disk.unwrap_or(default.on_disk),
-            quantization: self.quantization,
+            quantization: quantization.transpose().map_err(|why| format!("`{KEY}.quantization`: {why}"))?,
             ..default
         }))
     }

@@ -352,7 +352,7 @@ async fn open_vectors(config: &Config, embedder: Option<&Worker>, gives_way: boo
             let options = vectors::VectorsOptions { path: path.clone(), model, dimensions };
             if gives_way { vectors::open_giving_way(options).await } else { vectors::open(options).await }
         }
-        VectorStore::Qdrant(_) => Err(SinkError::permanent("vectors", "Qdrant servers are not delivered to yet")),
+        VectorStore::Qdrant(options) => vectors::open_qdrant(options.clone(), model, dimensions).await,
         VectorStore::Pinecone(_) => Err(SinkError::permanent("vectors", "Pinecone is not delivered to yet")),
     };
     Some((SinkKind::Vectors, opened.map(|sink| Arc::new(sink) as Arc<dyn Sink>)))

@@ -1,8 +1,11 @@
 //! A front as a program, for clients in other languages: `cargo run --example fronts -- NAME` prints its address and serves until its
-//! standard input ends.
+//! standard input ends. `load-qdrant ADDRESS DIRECTORY` is for the benchmark of that name.
 
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
 #![allow(clippy::print_stdout, reason = "it prints its address")]
+#![allow(dead_code, reason = "tests use the rest")]
+
+mod load;
 
 #[path = "mod.rs"]
 mod fronts;
@@ -21,11 +24,21 @@ fn engine_place() -> (Arc<TempDir>, PathBuf) {
 }
 
 fn main() {
-    let name = std::env::args().nth(1).unwrap_or_default();
+    let (name, option) = (std::env::args().nth(1).unwrap_or_default(), std::env::args().nth(2));
     match name.as_str() {
         "clickhouse" => {
             let front = fronts::clickhouse::Front::start();
             serve(&front.address());
+        }
+        "qdrant" => {
+            let is_strict = option.as_deref() == Some("strict");
+            let key = option.filter(|_| !is_strict);
+            let front = fronts::qdrant::Front::with(fronts::qdrant::Rules { key, strict: is_strict, ..fronts::qdrant::Rules::default() });
+            serve(&front.address());
+        }
+        "load-qdrant" => {
+            let address = option.expect("an address, and a directory with points.jsonl and vectors.f32");
+            load::load(&address, std::path::Path::new(&std::env::args().nth(3).unwrap()));
         }
         other => panic!("there is no front `{other}`"),
     }

@@ -76,6 +76,8 @@ pub(crate) struct Bench {
     pub(crate) mapping: PathBuf,
     /// Lines that are appended to the configuration.
     pub(crate) more: String,
+    /// A Qdrant server in place of the embedded vector index.
+    pub(crate) qdrant: Option<String>,
     directory: TempDir,
     // The engine's directory must outlive every sink: it is dropped last.
     database: Database,
@@ -89,6 +91,7 @@ impl Bench {
             lake: Lake::at(directory.path().join("silver")),
             mapping: mapping.into(),
             more: String::new(),
+            qdrant: None,
             directory,
             database: Database::new(),
         }
@@ -143,6 +146,10 @@ impl Bench {
             SinkKind::Vectors => {
                 let path = self.path().join("vectors");
                 let (model, dimensions) = (embedder.identity().to_owned(), embedder.dimensions());
+                if let Some(server) = &self.qdrant {
+                    let options = vectors::QdrantOptions::at(server.parse().unwrap());
+                    return Arc::new(vectors::open_qdrant(options, model, dimensions).await.unwrap());
+                }
                 let options = vectors::VectorsOptions { path, model, dimensions };
                 Arc::new(vectors::open(options).await.unwrap())
             }

@@ -1,6 +1,8 @@
 //! What a person sets for the vector sink, and the limits and names that follow from it.
 
 use std::path::PathBuf;
+use std::str::FromStr;
+use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 use url::Url;
@@ -68,14 +70,40 @@ pub struct QdrantOptions {
     /// Whether new collections keep vectors and payloads on disk.
     pub on_disk: bool,
     /// How vectors of new collections are quantized.
-    pub quantization: Option<String>,
+    pub quantization: Option<Quantization>,
+    /// How long one request may take.
+    pub timeout: Duration,
 }
+
+/// How a server keeps smaller copies of vectors, to be quicker with less memory.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Quantization {
+    /// A byte for each component.
+    Scalar,
+    /// A bit for each component.
+    Binary,
+}
+
+impl FromStr for Quantization {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        match text {
+            "scalar" => Ok(Self::Scalar),
+            "binary" => Ok(Self::Binary),
+            other => Err(format!("`{other}` is no way to quantize vectors: write scalar or binary, or leave it out")),
+        }
+    }
+}
+
+/// A server that optimises a large collection answers a write after some seconds, seldom later.
+pub(crate) const DEFAULT_TIMEOUT: Duration = Duration::from_secs(60);
 
 impl QdrantOptions {
     /// The server at an address, everything else as usual.
     #[must_use]
     pub fn at(url: Url) -> Self {
-        Self { url, api_key: None, ca_file: None, on_disk: false, quantization: None }
+        Self { url, api_key: None, ca_file: None, on_disk: false, quantization: None, timeout: DEFAULT_TIMEOUT }
     }
 }
 

@@ -1,8 +1,8 @@
 //! The vector index: points, payloads and chunks.
 //!
-//! `edge:./path` is the engine in this process (Qdrant Edge). What a point is, and how a row becomes one, is the same whatever the
-//! engine: [`encode`] and [`payload`] are pure, [`sink`] keeps the contract of [`crate::sinks::Sink`] on top of [`store::Store`], and
-//! `client` is one such store and the only user of the engine's crate.
+//! `edge:./path` is the engine in this process (Qdrant Edge), `qdrant://host:6334` a server. What a point is, and how a row becomes
+//! one, is the same whatever the engine: [`encode`] and [`payload`] are pure, [`sink`] keeps the contract of [`crate::sinks::Sink`] on
+//! top of [`store::Store`], and `client` and [`qdrant`] are such stores, each the only user of its driver.
 //!
 //! **A point** is one chunk of one row's text. Its id is the UUIDv5 of (collection, table, key, chunk). Its payload holds `_table`, the
 //! row's columns under their names, `_chunk`, `_chunks`, `_start`, `_end`, `_text_hash`, `_model`, `_version`, and two entries for the
@@ -17,12 +17,15 @@ mod client;
 mod config;
 mod directory;
 mod encode;
+mod moves;
 mod payload;
+mod qdrant;
+mod remote;
 mod sink;
 mod store;
 mod text;
 mod turns;
 
-pub use config::{PineconeOptions, QdrantOptions, VectorsOptions};
+pub use config::{PineconeOptions, QdrantOptions, Quantization, VectorsOptions};
 pub(crate) use sink::check;
-pub use sink::{VectorsSink, models_at, open, open_giving_way};
+pub use sink::{VectorsSink, models_at, models_at_qdrant, open, open_giving_way, open_qdrant};

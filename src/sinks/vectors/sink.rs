@@ -13,12 +13,13 @@ use serde_json::{Map, Value};
 use uuid::Uuid;
 
 use super::client::EdgeStore;
-use super::config::{Collection, SINK, VectorsOptions};
+use super::config::{Collection, QdrantOptions, SINK, VectorsOptions};
 use super::directory::generations_in;
 use super::encode::{self, PROBE, RECORD, SCORE, TABLE, VERSION};
+use super::qdrant::QdrantStore;
 use super::store::{Part, Point, Store};
 use crate::mapping::target::{CHUNK, CHUNK_END, CHUNK_START, CHUNKS, Dimension, MODEL, TEXT_HASH, Target};
-use crate::sinks::{Checkpoint, Generation, Page, Query, Refused, Sink, SinkError, SinkKind, Write};
+use crate::sinks::{Checkpoint, Generation, Lease, Page, Query, Refused, Sink, SinkError, SinkKind, Write};
 
 /// Points read at once where all of a table are gone through.
 const SCROLL_PAGE: usize = 4_096;
@@ -47,6 +48,27 @@ async fn open_as(options: VectorsOptions, gives_way: bool) -> Result<VectorsSink
         return Err(SinkError::permanent(SINK, format!("model {model} has vectors of no length")));
     }
     Ok(VectorsSink { store: Arc::new(EdgeStore::open(path, gives_way).await?), model, dimensions })
+}
+
+/// Opens the vectors of a Qdrant server, which is reached once.
+///
+/// # Errors
+/// [`crate::sinks::Class::Transient`] when it cannot be reached, [`crate::sinks::Class::Permanent`] when it refuses the key,
+/// [`crate::sinks::Class::Stop`] when it is too old.
+pub async fn open_qdrant(options: QdrantOptions, model: String, dimensions: usize) -> Result<VectorsSink, SinkError> {
+    if dimensions == 0 {
+        return Err(SinkError::permanent(SINK, format!("model {model} has vectors of no length")));
+    }
+    Ok(VectorsSink { store: Arc::new(QdrantStore::open(options).await?), model, dimensions })
+}
+
+/// The identities of the models of which a Qdrant server has generations.
+///
+/// # Errors
+/// As [`open_qdrant`].
+pub async fn models_at_qdrant(options: QdrantOptions) -> Result<Vec<String>, SinkError> {
+    let found = QdrantStore::open(options).await?.generations().await?;
+    Ok(distinct(found.into_iter().map(|one| one.model).collect()))
 }
 
 /// The identities of the models of which the directory at `path` has generations. Reads a few small files and opens nothing.
@@ -145,9 +167,11 @@ impl VectorsSink {
         }
         let is_there = |id: &Uuid| sorted.versions.contains_key(id);
         let mut deletes: Vec<Uuid> = sorted.deletes.into_iter().filter(|id| is_there(id) && !loses(id)).collect();
-        // A point that is replaced is deleted first and gets another place in the engine: killed before the next flush, it is what it
-        // was, and not the new vector with the old payload.
-        deletes.extend(upserts.iter().map(|point: &Point| point.id).filter(is_there));
+        if !self.store.replaces_whole() {
+            // A point that is replaced is deleted first and gets another place in the engine: killed before the next flush, it is what
+            // it was, and not the new vector with the old payload.
+            deletes.extend(upserts.iter().map(|point: &Point| point.id).filter(is_there));
+        }
         if !deletes.is_empty() {
             self.store.delete(&self.own(&target.name), deletes).await?;
         }
@@ -279,6 +303,14 @@ impl Sink for VectorsSink {
         Ok(rows.clone())
     }
 
+    async fn hold(&self, lease: &Lease) -> Result<(), SinkError> {
+        self.store.hold(lease).await
+    }
+
+    async fn release(&self, lease: &Lease) -> Result<(), SinkError> {
+        self.store.release(lease).await
+    }
+
     async fn prepare(&self, targets: &[Arc<Target>], dimensions: &[Dimension]) -> Result<(), SinkError> {
         if let Some(dimension) = dimensions.first() {
             return Err(SinkError::stop(
@@ -289,6 +321,7 @@ impl Sink for VectorsSink {
         for target in targets {
             check(target)?;
             self.store.prepare(&self.own(&target.name)).await?;
+            self.store.index(&self.own(&target.name), encode::filtered_columns(target)).await?;
         }
         Ok(())
     }
