@@ -27,6 +27,7 @@ use uuid::Uuid;
 
 use super::config::{Collection, POINTS_AN_OPERATION, SINK, VALUES_A_FILTER};
 use super::directory::Directory;
+use super::moves;
 use super::store::{Part, Payload, Point, Store};
 use crate::sinks::{Checkpoint, Generation, SinkError};
 
@@ -291,23 +292,8 @@ impl Store for EdgeStore {
 
 /// Why a collection that is not there cannot be asked.
 fn unknown(directory: &Directory, collection: &Collection) -> Result<SinkError, SinkError> {
-    let (name, model) = (&collection.name, &collection.model);
-    let Some(current) = directory.serving(name)? else {
-        let known = directory.collections()?;
-        let known = if known.is_empty() {
-            "there are none yet: sync first".to_owned()
-        } else {
-            format!("there are {}", known.join(", "))
-        };
-        return Ok(SinkError::permanent(SINK, format!("there is no collection {name}; {known}")));
-    };
-    Ok(SinkError::permanent(
-        SINK,
-        format!(
-            "collection {name} has vectors of {} ({} dimensions), and the question is of {model} ({}): ask with that model",
-            current.model, current.dimensions, collection.dimensions
-        ),
-    ))
+    let serving = directory.serving(&collection.name)?;
+    Ok(moves::unknown(collection, serving.as_ref(), &directory.collections()?))
 }
 
 /// No answers may mean that a condition names a column that no point has.

@@ -20,6 +20,7 @@ use std::path::{Path, PathBuf};
 use serde::{Deserialize, Serialize};
 
 use super::config::{Collection, SINK};
+use super::moves;
 use super::turns::{self, Turn};
 use crate::sinks::{Checkpoint, Generation, Role, SinkError};
 
@@ -219,7 +220,7 @@ impl Directory {
     pub(crate) fn promote(&self, collection: &Collection, tables: &[String]) -> Result<(), SinkError> {
         let name = &collection.name;
         if !self.has_generation(collection) {
-            return Err(SinkError::permanent(SINK, format!("collection {name} has no generation of {}", collection.model)));
+            return Err(moves::no_generation(collection));
         }
         let current = self.alias(name)?;
         let own = collection.generation();
@@ -227,31 +228,7 @@ impl Directory {
             return Ok(());
         }
         let serving = self.serving(name)?;
-        for table in tables {
-            let of = |model: &str| {
-                let is = |c: &&Checkpoint| {
-                    c.lane.table == *table
-                        && c.lane.target == *name
-                        && c.lane.model.as_deref() == Some(model)
-                        && self.is_founded(c)
-                };
-                self.checkpoints.values().find(is)
-            };
-            let new = of(&collection.model).filter(|c| c.pending.is_none());
-            let old = serving.as_ref().and_then(|serving| of(&serving.model));
-            let arrived = match (new, old) {
-                (Some(new), Some(old)) if new.table_id == old.table_id => new.version.is_some() && new.version >= old.version,
-                (Some(new), _) => new.version.is_some(),
-                (None, _) => false,
-            };
-            if !arrived {
-                let message = format!(
-                    "the generation of {} of collection {name} is not yet where the one in service is: {table}",
-                    collection.model
-                );
-                return Err(SinkError::transient(SINK, message));
-            }
-        }
+        moves::check_promotion(collection, serving.as_ref().map(|one| one.model.as_str()), tables, &self.checkpoints())?;
         let previous = current.map(|alias| alias.generation).filter(|_| serving.is_some());
         self.write_alias(name, &Alias { generation: own, previous })
     }
@@ -260,8 +237,7 @@ impl Directory {
     pub(crate) fn drop_generation(&mut self, collection: &Collection) -> Result<(), SinkError> {
         let (name, own) = (&collection.name, collection.generation());
         if self.serving(name)?.as_ref() == Some(collection) {
-            let message = format!("collection {name} is served by {}: put another generation in service first", collection.model);
-            return Err(SinkError::stop(SINK, message));
+            return Err(moves::is_serving(name, &collection.model));
         }
         let place = self.root.join(&own);
         if place.exists() {
@@ -360,23 +336,7 @@ impl Directory {
 
     /// Whether each of the checkpoints stands on the one that is stored, or is it.
     pub(crate) fn check_moves(&self, checkpoints: &[Checkpoint]) -> Result<(), SinkError> {
-        for checkpoint in checkpoints {
-            let stored = self.checkpoints.get(&checkpoint.lane.name()).filter(|stored| self.is_founded(stored));
-            let revision = stored.map_or(0, |stored| stored.revision);
-            if stored != Some(checkpoint) && checkpoint.revision != revision + 1 {
-                return Err(SinkError::stop(
-                    SINK,
-                    format!(
-                        "lane {}: its checkpoint has revision {revision}, so it cannot move to {}: another run has moved it. \
-                         Let only one run write to {} and run again",
-                        checkpoint.lane.name(),
-                        checkpoint.revision,
-                        self.root.display()
-                    ),
-                ));
-            }
-        }
-        Ok(())
+        moves::check_moves(&self.checkpoints(), checkpoints, &self.root.display().to_string())
     }
 
     /// Replaces the checkpoints of these lanes, all or none.

@@ -18,7 +18,7 @@ use xxhash_rust::xxh3::xxh3_128;
 
 use super::config::is_name;
 use super::payload;
-use super::store::{Payload, Point};
+use super::store::{Indexed, Payload, Point};
 use crate::mapping::target::{CHUNK, CHUNK_END, CHUNK_START, CHUNKS, MODEL, Shape, TEXT_HASH, Target, VECTOR};
 
 /// Payload entry: the Silver table that the point is of.
@@ -148,6 +148,25 @@ pub(crate) fn column_names(target: &Target) -> impl Iterator<Item = &str> {
         _ => "",
     };
     target.schema.fields().iter().map(|field| field.name().as_str()).filter(move |name| *name != text)
+}
+
+/// The stored columns whose values can be looked for, and what they are in a payload; a list is found by any of its items.
+pub(crate) fn filtered_columns(target: &Target) -> Vec<(String, Indexed)> {
+    let indexed = |data_type: &DataType| match data_type {
+        DataType::Utf8 | DataType::Date32 | DataType::Timestamp(_, _) | DataType::Decimal128(_, _) => Some(Indexed::Text),
+        DataType::Float32 | DataType::Float64 => Some(Indexed::Float),
+        DataType::Boolean => Some(Indexed::Bool),
+        other if other.is_integer() => Some(Indexed::Integer),
+        _ => None,
+    };
+    let columns = column_names(target).filter_map(|name| {
+        let found = target.schema.field_with_name(name).ok().and_then(|field| match field.data_type() {
+            DataType::List(item) => indexed(item.data_type()),
+            other => indexed(other),
+        });
+        Some((name.to_owned(), found?))
+    });
+    columns.collect()
 }
 
 fn column<'a>(target: &Target, rows: &'a RecordBatch, name: &str) -> Result<&'a ArrayRef, String> {

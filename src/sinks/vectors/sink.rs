@@ -18,7 +18,7 @@ use super::directory::generations_in;
 use super::encode::{self, PROBE, RECORD, SCORE, TABLE, VERSION};
 use super::store::{Part, Point, Store};
 use crate::mapping::target::{CHUNK, CHUNK_END, CHUNK_START, CHUNKS, Dimension, MODEL, TEXT_HASH, Target};
-use crate::sinks::{Checkpoint, Generation, Page, Query, Refused, Sink, SinkError, SinkKind, Write};
+use crate::sinks::{Checkpoint, Generation, Lease, Page, Query, Refused, Sink, SinkError, SinkKind, Write};
 
 /// Points read at once where all of a table are gone through.
 const SCROLL_PAGE: usize = 4_096;
@@ -145,9 +145,11 @@ impl VectorsSink {
         }
         let is_there = |id: &Uuid| sorted.versions.contains_key(id);
         let mut deletes: Vec<Uuid> = sorted.deletes.into_iter().filter(|id| is_there(id) && !loses(id)).collect();
-        // A point that is replaced is deleted first and gets another place in the engine: killed before the next flush, it is what it
-        // was, and not the new vector with the old payload.
-        deletes.extend(upserts.iter().map(|point: &Point| point.id).filter(is_there));
+        if !self.store.replaces_whole() {
+            // A point that is replaced is deleted first and gets another place in the engine: killed before the next flush, it is what
+            // it was, and not the new vector with the old payload.
+            deletes.extend(upserts.iter().map(|point: &Point| point.id).filter(is_there));
+        }
         if !deletes.is_empty() {
             self.store.delete(&self.own(&target.name), deletes).await?;
         }
@@ -279,6 +281,14 @@ impl Sink for VectorsSink {
         Ok(rows.clone())
     }
 
+    async fn hold(&self, lease: &Lease) -> Result<(), SinkError> {
+        self.store.hold(lease).await
+    }
+
+    async fn release(&self, lease: &Lease) -> Result<(), SinkError> {
+        self.store.release(lease).await
+    }
+
     async fn prepare(&self, targets: &[Arc<Target>], dimensions: &[Dimension]) -> Result<(), SinkError> {
         if let Some(dimension) = dimensions.first() {
             return Err(SinkError::stop(
@@ -289,6 +299,7 @@ impl Sink for VectorsSink {
         for target in targets {
             check(target)?;
             self.store.prepare(&self.own(&target.name)).await?;
+            self.store.index(&self.own(&target.name), encode::filtered_columns(target)).await?;
         }
         Ok(())
     }

@@ -8,7 +8,7 @@ use serde_json::{Map, Value};
 use uuid::Uuid;
 
 use super::config::Collection;
-use crate::sinks::{Checkpoint, Generation, SinkError};
+use crate::sinks::{Checkpoint, Generation, Lease, SinkError};
 
 /// A point's payload.
 pub(crate) type Payload = Map<String, Value>;
@@ -35,11 +35,35 @@ pub(crate) enum Part {
     All,
 }
 
+/// What the values of a payload entry are, to whoever looks for them.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Indexed {
+    /// Texts, whole.
+    Text,
+    /// Whole numbers.
+    Integer,
+    /// Numbers.
+    Float,
+    /// Truth values.
+    Bool,
+}
+
 /// A place that holds points. A collection that is not there reads as an empty one.
 #[async_trait]
 pub(crate) trait Store: Send + Sync + fmt::Debug {
     /// Makes the collection, with its indexes, if it is not there. The first generation of a name is in service at once.
     async fn prepare(&self, collection: &Collection) -> Result<(), SinkError>;
+
+    /// Indexes payload entries that people filter by, where questions need it. One that cannot be indexed is still stored.
+    async fn index(&self, _collection: &Collection, _columns: Vec<(String, Indexed)>) -> Result<(), SinkError> {
+        Ok(())
+    }
+
+    /// Whether [`Store::upsert`] puts vector and payload of a point in place together, whatever happens meanwhile. Points that are
+    /// replaced are deleted first where it does not.
+    fn replaces_whole(&self) -> bool {
+        false
+    }
 
     /// Whether the collection is there.
     async fn is_prepared(&self, collection: &Collection) -> Result<bool, SinkError>;
@@ -104,6 +128,16 @@ pub(crate) trait Store: Send + Sync + fmt::Debug {
 
     /// Bytes of storage that the model's generation takes.
     async fn bytes(&self, name: &str, model: &str) -> Result<Option<u64>, SinkError>;
+
+    /// Takes or keeps the place for one run: [`crate::sinks::Sink::hold`].
+    async fn hold(&self, _lease: &Lease) -> Result<(), SinkError> {
+        Ok(())
+    }
+
+    /// Gives it back: [`crate::sinks::Sink::release`].
+    async fn release(&self, _lease: &Lease) -> Result<(), SinkError> {
+        Ok(())
+    }
 
     /// Lets others in that wait: [`crate::sinks::Sink::give_way`].
     async fn give_way(&self) -> Result<(), SinkError>;
