@@ -264,6 +264,8 @@ impl Setup {
                 Shape::Node | Shape::Relationship { .. } => graph::check(target)?,
                 Shape::Points { .. } => vectors::check(target)?,
             }
+            let is_metadata = matches!(config.vectors, Some(VectorStore::Pinecone(_)));
+            notes.extend(vectors::pinecone_notes(target).filter(|_| is_metadata));
         }
         Ok(notes)
     }
@@ -336,7 +338,7 @@ async fn open_vectors(config: &Config, embedder: Option<&Worker>, gives_way: boo
             if gives_way { vectors::open_giving_way(options).await } else { vectors::open(options).await }
         }
         VectorStore::Qdrant(_) => Err(SinkError::permanent("vectors", "Qdrant servers are not delivered to yet")),
-        VectorStore::Pinecone(_) => Err(SinkError::permanent("vectors", "Pinecone is not delivered to yet")),
+        VectorStore::Pinecone(options) => vectors::open_pinecone(options.clone(), model, dimensions).await,
     };
     Some((SinkKind::Vectors, opened.map(|sink| Arc::new(sink) as Arc<dyn Sink>)))
 }

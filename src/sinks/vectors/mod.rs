@@ -19,6 +19,7 @@ mod directory;
 mod encode;
 mod moves;
 mod payload;
+mod pinecone;
 mod remote;
 mod sink;
 mod store;
@@ -27,4 +28,5 @@ mod turns;
 
 pub use config::{PineconeOptions, QdrantOptions, VectorsOptions};
 pub(crate) use sink::check;
-pub use sink::{VectorsSink, models_at, open, open_giving_way};
+pub use sink::{VectorsSink, models_at, open, open_giving_way, open_pinecone};
+pub(crate) use pinecone::notes as pinecone_notes;
