@@ -269,6 +269,8 @@ impl Setup {
                 Shape::Node | Shape::Relationship { .. } => graph::check(target)?,
                 Shape::Points { .. } => vectors::check(target)?,
             }
+            let is_metadata = matches!(config.vectors, Some(VectorStore::Pinecone(_)));
+            notes.extend(vectors::pinecone_notes(target).filter(|_| is_metadata));
         }
         Ok(notes)
     }
@@ -353,7 +355,7 @@ async fn open_vectors(config: &Config, embedder: Option<&Worker>, gives_way: boo
             if gives_way { vectors::open_giving_way(options).await } else { vectors::open(options).await }
         }
         VectorStore::Qdrant(options) => vectors::open_qdrant(options.clone(), model, dimensions).await,
-        VectorStore::Pinecone(_) => Err(SinkError::permanent("vectors", "Pinecone is not delivered to yet")),
+        VectorStore::Pinecone(options) => vectors::open_pinecone(options.clone(), model, dimensions).await,
     };
     Some((SinkKind::Vectors, opened.map(|sink| Arc::new(sink) as Arc<dyn Sink>)))
 }

@@ -2,6 +2,7 @@
 //! is dropped. They obey the servers' documentation, and the servers' own clients are run against them (`tests/servers.sh`).
 
 pub(crate) mod clickhouse;
+pub(crate) mod pinecone;
 pub(crate) mod qdrant;
 #[allow(dead_code, reason = "the program of the fronts serves without TLS")]
 pub(crate) mod tls;

@@ -40,6 +40,12 @@ fn main() {
             let address = option.expect("an address, and a directory with points.jsonl and vectors.f32");
             load::load(&address, std::path::Path::new(&std::env::args().nth(3).unwrap()));
         }
+        "pinecone" => {
+            let front = fronts::pinecone::Front::start();
+            serve(&front.address());
+            let violations = front.violations();
+            assert!(violations.is_empty(), "{violations:#?}");
+        }
         other => panic!("there is no front `{other}`"),
     }
 }

@@ -19,6 +19,7 @@ mod directory;
 mod encode;
 mod moves;
 mod payload;
+mod pinecone;
 mod qdrant;
 mod remote;
 mod sink;
@@ -28,4 +29,5 @@ mod turns;
 
 pub use config::{PineconeOptions, QdrantOptions, Quantization, VectorsOptions};
 pub(crate) use sink::check;
-pub use sink::{VectorsSink, models_at, models_at_qdrant, open, open_giving_way, open_qdrant};
+pub(crate) use pinecone::notes as pinecone_notes;
+pub use sink::{VectorsSink, models_at, models_at_qdrant, open, open_giving_way, open_pinecone, open_qdrant};

@@ -13,9 +13,10 @@ use serde_json::{Map, Value};
 use uuid::Uuid;
 
 use super::client::EdgeStore;
-use super::config::{Collection, QdrantOptions, SINK, VectorsOptions};
+use super::config::{Collection, PineconeOptions, QdrantOptions, SINK, VectorsOptions};
 use super::directory::generations_in;
 use super::encode::{self, PROBE, RECORD, SCORE, TABLE, VERSION};
+use super::pinecone::PineconeStore;
 use super::qdrant::QdrantStore;
 use super::store::{Part, Point, Store};
 use crate::mapping::target::{CHUNK, CHUNK_END, CHUNK_START, CHUNKS, Dimension, MODEL, TEXT_HASH, Target};
@@ -69,6 +70,18 @@ pub async fn open_qdrant(options: QdrantOptions, model: String, dimensions: usiz
 pub async fn models_at_qdrant(options: QdrantOptions) -> Result<Vec<String>, SinkError> {
     let found = QdrantStore::open(options).await?.generations().await?;
     Ok(distinct(found.into_iter().map(|one| one.model).collect()))
+}
+
+/// Opens the vectors in an index of Pinecone, which is made if it is not there.
+///
+/// # Errors
+/// [`crate::sinks::Class::Stop`] when the index is of another kind, or has vectors of another length and is not this program's;
+/// [`crate::sinks::Class::Permanent`] when the key is missing or wrong; [`crate::sinks::Class::Transient`] when there is no answer.
+pub async fn open_pinecone(options: PineconeOptions, model: String, dimensions: usize) -> Result<VectorsSink, SinkError> {
+    if dimensions == 0 {
+        return Err(SinkError::permanent(SINK, format!("model {model} has vectors of no length")));
+    }
+    Ok(VectorsSink { store: Arc::new(PineconeStore::open(options, dimensions).await?), model, dimensions })
 }
 
 /// The identities of the models of which the directory at `path` has generations. Reads a few small files and opens nothing.
@@ -154,13 +167,19 @@ impl VectorsSink {
                 continue;
             }
             if point.vector.is_some() {
-                upserts.push(point);
+                match self.store.refusal(&point) {
+                    None => upserts.push(point),
+                    Some(message) => refuse(row, message),
+                }
                 continue;
             }
             match self.kept_probe(&point, sorted.kept.get(&point.id)) {
                 Ok(probe) => {
                     point.payload.insert(PROBE.to_owned(), probe);
-                    payloads.push((point.id, point.payload));
+                    match self.store.refusal(&point) {
+                        None => payloads.push((point.id, point.payload)),
+                        Some(message) => refuse(row, message),
+                    }
                 }
                 Err(message) => refuse(row, message),
             }

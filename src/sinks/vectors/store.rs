@@ -65,6 +65,11 @@ pub(crate) trait Store: Send + Sync + fmt::Debug {
         false
     }
 
+    /// Why the engine cannot hold the point, which is then refused alone.
+    fn refusal(&self, _point: &Point) -> Option<String> {
+        None
+    }
+
     /// Whether the collection is there.
     async fn is_prepared(&self, collection: &Collection) -> Result<bool, SinkError>;
 
