@@ -10,6 +10,7 @@ mod fronts;
 mod mappings;
 mod model;
 mod net_change;
+mod overlap;
 mod reembed;
 mod repair;
 mod support;

@@ -9,6 +9,7 @@ use arrow::array::RecordBatch;
 use async_trait::async_trait;
 use distributary::mapping::target::{Dimension, Target};
 use distributary::sinks::{Checkpoint, Class, Generation, Page, Query, Refused, Sink, SinkError, SinkKind, Write};
+use tokio::sync::Semaphore;
 
 /// What a sink is asked to do.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -66,6 +67,7 @@ type Queues = HashMap<(SinkKind, Operation), VecDeque<Fault>>;
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Faults {
     queues: Arc<Mutex<Queues>>,
+    held: Arc<Mutex<HashMap<(SinkKind, Operation), Arc<Semaphore>>>>,
     crashed: Arc<AtomicBool>,
     happened: Arc<AtomicUsize>,
 }
@@ -74,6 +76,25 @@ impl Faults {
     /// Puts a fault at the end of an operation's queue.
     pub(crate) fn push(&self, sink: SinkKind, operation: Operation, fault: Fault) {
         self.lock().entry((sink, operation)).or_default().push_back(fault);
+    }
+
+    /// From now on each call of the operation waits for a permit, which it uses up.
+    pub(crate) fn hold(&self, sink: SinkKind, operation: Operation) -> Arc<Semaphore> {
+        let permits = Arc::new(Semaphore::new(0));
+        self.held.lock().unwrap_or_else(PoisonError::into_inner).insert((sink, operation), permits.clone());
+        permits
+    }
+
+    /// The operation waits no longer.
+    pub(crate) fn release(&self, sink: SinkKind, operation: Operation) {
+        self.held.lock().unwrap_or_else(PoisonError::into_inner).remove(&(sink, operation));
+    }
+
+    async fn permitted(&self, sink: SinkKind, operation: Operation) {
+        let permits = self.held.lock().unwrap_or_else(PoisonError::into_inner).get(&(sink, operation)).cloned();
+        if let Some(permits) = permits {
+            permits.acquire().await.unwrap().forget();
+        }
     }
 
     /// How many faults happened.
@@ -128,6 +149,7 @@ impl FaultySink {
     /// Takes the next fault, except those that need part of the work to be done: those come back.
     async fn before(&self, operation: Operation) -> Result<Fault, SinkError> {
         self.dead()?;
+        self.faults.permitted(self.inner.kind(), operation).await;
         match self.faults.next(self.inner.kind(), operation) {
             Fault::Reject(class) => Err(Self::error(class, "rejected")),
             Fault::Slow => {
