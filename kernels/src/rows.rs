@@ -6,7 +6,7 @@
 use crate::Precision;
 use crate::math::exp;
 use crate::pack::{Format, Operand};
-use crate::simd::{Lanes, from_bf16, to_bf16};
+use crate::simd::Lanes;
 
 /// Folds a row to vectors: whole vectors first, then what is left, zero-filled.
 #[inline(always)]
@@ -73,7 +73,7 @@ pub(crate) fn convert<V: Lanes>(x: &[f32], depth: usize, format: Format, step: u
     match format {
         Format::F32 { like } => {
             for (row, to) in x.chunks_exact(depth).zip(to.units.as_floats_mut().chunks_exact_mut(step)) {
-                wide(row, to, like);
+                wide::<V>(row, to, like);
             }
         }
         Format::Bf16 => {
@@ -84,13 +84,14 @@ pub(crate) fn convert<V: Lanes>(x: &[f32], depth: usize, format: Format, step: u
                 zero_after(to, depth, 2);
             }
         }
-        Format::Int8 => {
+        Format::Int8 | Format::Int8InPairs => {
             to.scale.resize(rows, 0.0);
             to.least.resize(rows, 0.0);
+            let in_pairs = format == Format::Int8InPairs;
             for (i, row) in x.chunks_exact(depth).enumerate() {
                 let units = &mut to.units.as_mut()[i * step..][..step];
-                (to.scale[i], to.least[i]) = bytes::<V>(row, units);
-                zero_after(units, depth, 4);
+                (to.scale[i], to.least[i]) = bytes::<V>(row, units, in_pairs);
+                zero_after(units, depth, format.per_unit());
             }
         }
     }
@@ -98,10 +99,10 @@ pub(crate) fn convert<V: Lanes>(x: &[f32], depth: usize, format: Format, step: u
 
 /// A row in `f32`, as near as another precision would have it.
 #[inline(always)]
-fn wide(row: &[f32], to: &mut [f32], like: Precision) {
+fn wide<V: Lanes>(row: &[f32], to: &mut [f32], like: Precision) {
     match like {
         Precision::F32 => to[..row.len()].copy_from_slice(row),
-        Precision::Bf16 => to.iter_mut().zip(row).for_each(|(to, number)| *to = from_bf16(to_bf16(*number))),
+        Precision::Bf16 => vectors::<V>(row, |value, at| store(to, at, value.near_bf16())),
         Precision::Int8 => {
             let least = row.iter().copied().fold(f32::MAX, f32::min);
             let scale = (row.iter().copied().fold(f32::MIN, f32::max) - least) / 255.0;
@@ -121,16 +122,22 @@ fn zero_after(units: &mut [u32], depth: usize, per_unit: usize) {
     }
 }
 
-/// A row as 0 to 255: `number = least + scale * byte`.
+/// A row as 0 to 255: `number = least + scale * byte`. In pairs, each byte fills 16 bits.
 #[inline(always)]
-fn bytes<V: Lanes>(row: &[f32], to: &mut [u32]) -> (f32, f32) {
+fn bytes<V: Lanes>(row: &[f32], to: &mut [u32], in_pairs: bool) -> (f32, f32) {
     let (scale, least) = range::<V>(row);
     let by = V::splat(if scale > 0.0 { 1.0 / scale } else { 0.0 });
-    let start: *mut u8 = to.as_mut_ptr().cast();
     vectors::<V>(row, |value, at| {
         let count = (row.len() - at).min(V::LANES);
-        // SAFETY: the row of units has room for a byte for each number.
-        unsafe { value.sub(V::splat(least)).mul(by).store_bytes(start.add(at), count) }
+        let value = value.sub(V::splat(least)).mul(by);
+        // SAFETY: the row of units has room for as many bits for each number.
+        unsafe {
+            if in_pairs {
+                value.store_words(to.as_mut_ptr().cast::<u16>().add(at), count);
+            } else {
+                value.store_bytes(to.as_mut_ptr().cast::<u8>().add(at), count);
+            }
+        }
     });
     (scale, least)
 }

@@ -8,6 +8,9 @@ pub(crate) mod avx512;
 #[cfg(target_arch = "aarch64")]
 pub(crate) mod neon;
 
+/// The most lanes of a vector here.
+const LANES_MAX: usize = 16;
+
 /// A vector of [`Lanes::LANES`] numbers.
 ///
 /// A value of an implementing type may exist only where the processor has its instructions: the kernels are made after asking
@@ -74,6 +77,32 @@ pub(crate) trait Lanes: Copy {
     /// # Safety
     /// `to` is valid for writing `count` bytes, and `count` is at most `LANES`.
     unsafe fn store_bytes(self, to: *mut u8, count: usize);
+
+    /// As [`Lanes::store_bytes`], each in 16 bits.
+    ///
+    /// # Safety
+    /// `to` is valid for writing `count` numbers, and `count` is at most `LANES`.
+    unsafe fn store_words(self, to: *mut u16, count: usize) {
+        let mut bytes = [0_u8; LANES_MAX];
+        // SAFETY: no vector has more lanes, and the caller promises room for `count`.
+        unsafe {
+            self.store_bytes(bytes.as_mut_ptr(), count);
+            for (i, byte) in bytes.iter().take(count).enumerate() {
+                to.add(i).write(u16::from(*byte));
+            }
+        }
+    }
+
+    /// Each lane rounded to the nearest `bf16`, ties to even, and still an `f32`.
+    fn near_bf16(self) -> Self {
+        let mut all = [0.0_f32; LANES_MAX];
+        // SAFETY: no vector has more lanes.
+        unsafe {
+            self.store(all.as_mut_ptr());
+            all.iter_mut().take(Self::LANES).for_each(|value| *value = from_bf16(to_bf16(*value)));
+            Self::load(all.as_ptr())
+        }
+    }
 
     /// Each lane rounded to the nearest `bf16`, ties to even, `count` of them written.
     ///

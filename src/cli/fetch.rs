@@ -11,20 +11,18 @@ use crate::sync::Needed;
 
 /// Fetches everything.
 pub(super) async fn fetch(global: &Global) -> Outcome {
+    let config = if global.config.exists() { Some(global.config()?) } else { None };
     let mut options = Options::from_env();
-    let mut model = Choice::default().model().map(str::to_owned);
-    let mut others = Vec::new();
-    if global.config.exists() {
-        let config = global.config()?;
-        options = with_config(options, &config);
-        model = config.embed.model().map(str::to_owned);
-        others = in_use(&config, Needed::ALL).await;
-    }
     options.offline |= global.offline;
-    let paths = get(&Wanted { library: true, model }, &options)?;
-    let cached = Options { model_dir: None, ..options };
+    let places = Places { options, config: config.as_ref() };
+    let choice = config.as_ref().map_or_else(Choice::default, |config| config.embed.clone());
+    let paths = places.get(true, choice.model())?;
+    let others = match &config {
+        Some(config) => in_use(config, Needed::ALL).await,
+        None => Vec::new(),
+    };
     for name in others.into_iter().filter(|name| !paths.models.contains_key(name)) {
-        get(&Wanted { library: false, model: Some(name) }, &cached)?;
+        places.get(false, Some(&name))?;
     }
     if global.json {
         let path = |p: &Option<std::path::PathBuf>| p.as_ref().map(|p| p.display().to_string());
@@ -45,18 +43,16 @@ pub(super) async fn needed(config: &Config, needed: Needed) -> Result<Paths, Fet
 /// [`needed`], and the model of another choice.
 pub(super) async fn needed_with(config: &Config, needed: Needed, more: Option<&Choice>) -> Result<Paths, FetchError> {
     let own = config.embed.model().filter(|_| needed.vectors && config.vectors.is_some());
-    let options = with_config(Options::from_env(), config);
+    let places = Places { options: Options::from_env(), config: Some(config) };
     let library = needed.clickhouse && matches!(config.clickhouse, Some(ColumnStore::Chdb(_)));
-    let mut paths = get(&Wanted { library, model: own.map(str::to_owned) }, &options)?;
-    // A directory that was given is that of the configuration's model, if it has files at all.
-    let others = Options { model_dir: options.model_dir.clone().filter(|_| own.is_none()), ..options };
+    let mut paths = places.get(library, own)?;
     if let Some(name) = more.and_then(Choice::model).filter(|name| !paths.models.contains_key(*name)) {
-        paths.models.extend(get(&Wanted { library: false, model: Some(name.to_owned()) }, &others)?.models);
+        paths.models.extend(places.get(false, Some(name))?.models);
     }
     for name in in_use(config, needed).await {
         if !paths.models.contains_key(&name) {
             // What cannot be had is said of the collection that needs it.
-            let found = get(&Wanted { library: false, model: Some(name) }, &others).unwrap_or_default();
+            let found = places.get(false, Some(&name)).unwrap_or_default();
             paths.models.extend(found.models);
         }
     }
@@ -81,20 +77,41 @@ async fn in_use(config: &Config, needed: Needed) -> Vec<String> {
 /// The directory of a model's files, fetched if they are not here.
 pub(super) fn model(global: &Global, config: Option<&Config>, name: &str) -> Result<PathBuf, FetchError> {
     let mut options = Options::from_env();
-    if let Some(config) = config {
-        options = with_config(options, config);
-    }
     options.offline |= global.offline;
+    let given = options.model_dir.clone();
+    let mut options = Places { options, config }.of(Some(name));
+    // A command of one model: a directory that the environment gives is that model's.
+    options.model_dir = options.model_dir.or(given);
     Ok(get(&Wanted { library: false, model: Some(name.to_owned()) }, &options)?.model_dir.unwrap_or_default())
 }
 
-fn with_config(mut options: Options, config: &Config) -> Options {
-    let files = &config.files;
-    options.cache = files.cache.clone().or(options.cache);
-    options.library = files.libchdb.clone().or(options.library);
-    options.model_dir = files.model.clone().or(options.model_dir);
-    options.offline = files.offline.unwrap_or(options.offline);
-    options
+/// Where files are that were given by path.
+struct Places<'a> {
+    /// What the environment says.
+    options: Options,
+    config: Option<&'a Config>,
+}
+
+impl Places<'_> {
+    /// The library where it is wanted, and a model.
+    fn get(&self, library: bool, model: Option<&str>) -> Result<Paths, FetchError> {
+        get(&Wanted { library, model: model.map(str::to_owned) }, &self.of(model))
+    }
+
+    /// The options for a model: a directory that was given without a name is that of the configuration's model, if it has files at all.
+    fn of(&self, model: Option<&str>) -> Options {
+        let mut options = self.options.clone();
+        let Some(config) = self.config else { return options };
+        let files = &config.files;
+        options.cache = files.cache.clone().or(options.cache);
+        options.library = files.libchdb.clone().or(options.library);
+        options.offline |= files.offline.unwrap_or(false);
+        let named = model.and_then(|name| files.models.get(name)).cloned();
+        let unnamed = files.model.clone().or(options.model_dir);
+        let is_own = config.embed.model().is_none() || config.embed.model() == model;
+        options.model_dir = named.or(unnamed.filter(|_| is_own));
+        options
+    }
 }
 
 fn get(wanted: &Wanted, options: &Options) -> Result<Paths, FetchError> {
@@ -104,4 +121,41 @@ fn get(wanted: &Wanted, options: &Options) -> Result<Paths, FetchError> {
         note("");
     }
     paths
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn directory(text: &str, environment: Option<&str>, model: &str) -> Option<String> {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("distributary.yaml");
+        let smallest = "source: {root: s}\nmapping: m.yaml\nvectors: {url: \"edge:v\"}\n";
+        std::fs::write(&path, format!("{smallest}{text}")).unwrap();
+        let config = Config::read_with(&path, |_| None).unwrap();
+        let options = Options { model_dir: environment.map(PathBuf::from), ..Options::default() };
+        let found = Places { options, config: Some(&config) }.of(Some(model)).model_dir?;
+        Some(found.file_name().unwrap().to_string_lossy().into_owned())
+    }
+
+    #[test]
+    fn a_directory_belongs_to_the_model_that_it_was_given_for() {
+        let (own, other) = ("all-MiniLM-L6-v2", "bge-small-en-v1.5");
+        let is = |found: Option<String>, wanted: Option<&str>| assert_eq!(found.as_deref(), wanted);
+        // The configuration's own by `files.model` or the environment, others by their names.
+        is(directory("files: {model: ./mine}", None, own), Some("mine"));
+        is(directory("files: {model: ./mine}", None, other), None);
+        is(directory("", Some("said"), own), Some("said"));
+        is(directory("", Some("said"), other), None);
+        let both = "files: {model: ./mine, models: {bge-small-en-v1.5: ./bge}}";
+        is(directory(both, None, own), Some("mine"));
+        is(directory(both, Some("said"), other), Some("bge"));
+        // Fetched beside one by path, and the other way round.
+        let beside = "files: {models: {bge-small-en-v1.5: ./bge}}";
+        is(directory(beside, None, own), None);
+        is(directory(&format!("embed: bge-small-en-v1.5\n{beside}"), None, other), Some("bge"));
+        is(directory("embed: bge-small-en-v1.5\nfiles: {model: ./bge}", None, own), None);
+        // Without a model of its own, whichever is asked for.
+        is(directory("embed: hash\nfiles: {model: ./mine}", None, other), Some("mine"));
+    }
 }

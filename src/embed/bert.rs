@@ -5,21 +5,22 @@
 //! Texts go through the model one after another without padding, and each thread takes the next few of them from tokens to vectors
 //! by itself, so that nobody waits for a tokenizer and nothing is handed over.
 
+mod files;
 mod op;
 mod weights;
 
 use std::num::NonZeroUsize;
 use std::ops::Range;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Mutex, OnceLock, PoisonError};
 
+use files::{Files, SPECIAL_TOKENS, WEIGHTS};
 use kernels::{Encoder, Precision, Scratch};
-use sha2::{Digest, Sha256};
 use tokenizers::Tokenizer;
 
 use super::chunk;
-use super::manifest::Manifest;
+use super::manifest::{Manifest, Pieces};
 use super::{EmbedError, Embedder};
 
 /// Most tokens that a thread takes at once, by estimate: enough rows that a panel of weights is worth loading, few enough that a
@@ -29,8 +30,11 @@ const BATCH_TOKENS: usize = 384;
 /// Fewer tokens than this are not worth a second thread: they take about a millisecond.
 const THREAD_TOKENS: usize = 48;
 
-/// `[CLS]` and `[SEP]`.
-const SPECIAL_TOKENS: usize = 2;
+/// Bytes of a long text that go through the tokenizer at once: what it makes of them is a hundred times as large.
+const BLOCK_BYTES: usize = 64 << 10;
+
+/// The most tokens that one byte can become where texts are put into a compatible form first: U+FDFA has three bytes and eighteen letters.
+const TOKENS_A_BYTE: usize = 6;
 
 /// A BERT model whose files lie in a directory. Weights are loaded by the first [`Embedder::embed`].
 #[derive(Debug)]
@@ -40,7 +44,7 @@ pub struct Bert {
     kernel: Option<String>,
     threads: usize,
     identity: String,
-    dir: PathBuf,
+    files: Files,
     tokenizer: OnceLock<Tokenizer>,
     model: Option<Encoder>,
     scratch: Mutex<Vec<Scratch>>,
@@ -48,31 +52,23 @@ pub struct Bert {
 }
 
 impl Bert {
-    /// The model of this manifest, from the files in `dir`. Reads none of them yet. The kernel is the fastest that the processor
-    /// has, or the one that [`kernels::kernel::KERNEL_VARIABLE`] names.
+    /// The model of this manifest, from the files in `dir`. Reads them only where the manifest has no digests. The kernel is the
+    /// fastest that the processor has, or the one that [`kernels::kernel::KERNEL_VARIABLE`] names.
     ///
     /// # Errors
-    /// [`EmbedError::Model`] when a file is missing, its size is not the manifest's, or there is no kernel of the name.
+    /// [`EmbedError::Model`] when a file is missing or is not what the manifest says, or there is no kernel of the name.
     pub fn open(manifest: Manifest, precision: Precision, dir: &Path) -> Result<Self, EmbedError> {
-        for (file, pin) in &manifest.files {
-            let path = dir.join(file);
-            let found = std::fs::metadata(&path).map_err(|e| unreadable(&manifest, &path, &e))?.len();
-            if found != pin.bytes {
-                let path = path.display();
-                let message = format!("{path} has {found} bytes, the manifest says {}; {MEND}", pin.bytes);
-                return Err(EmbedError::model(&manifest.name, message));
-            }
-        }
+        let files = Files::open(&manifest, dir)?;
         let kernel = std::env::var(kernels::kernel::KERNEL_VARIABLE).ok().filter(|name| !name.is_empty());
         kernels::kernel::choose(precision, kernel.as_deref()).map_err(|e| EmbedError::model(&manifest.name, e))?;
-        let identity = manifest.identity(precision);
+        let identity = manifest.identity(precision, files.digests());
         Ok(Self {
             manifest,
             precision,
             kernel,
             threads: std::thread::available_parallelism().map_or(1, usize::from),
             identity,
-            dir: dir.to_owned(),
+            files,
             tokenizer: OnceLock::new(),
             model: None,
             scratch: Mutex::new(Vec::new()),
@@ -105,51 +101,58 @@ impl Bert {
         self.tokens
     }
 
-    /// The content of a file, which is what the manifest says.
-    fn read(&self, file: &str) -> Result<Vec<u8>, EmbedError> {
-        let path = self.dir.join(file);
-        let content = std::fs::read(&path).map_err(|e| unreadable(&self.manifest, &path, &e))?;
-        self.compare(file, &hex(&Sha256::digest(&content)))?;
-        Ok(content)
-    }
-
-    /// Holds a file against the manifest without keeping its content.
-    fn verify(&self, file: &str) -> Result<(), EmbedError> {
-        let path = self.dir.join(file);
-        let fail = |e: std::io::Error| unreadable(&self.manifest, &path, &e);
-        let mut digest = Sha256::new();
-        std::io::copy(&mut std::fs::File::open(&path).map_err(fail)?, &mut digest).map_err(fail)?;
-        self.compare(file, &hex(&digest.finalize()))
-    }
-
-    fn compare(&self, file: &str, found: &str) -> Result<(), EmbedError> {
-        let wanted = self.manifest.files.get(file).map_or("", |pin| pin.sha256.as_str());
-        if found == wanted {
-            return Ok(());
-        }
-        let path = self.dir.join(file);
-        let message = format!("{} has the SHA-256 {found}, the manifest says {wanted}; {MEND}", path.display());
-        Err(EmbedError::model(&self.manifest.name, message))
-    }
-
     fn tokenizer(&self) -> Result<&Tokenizer, EmbedError> {
         if let Some(tokenizer) = self.tokenizer.get() {
             return Ok(tokenizer);
         }
-        let content = self.read("tokenizer.json")?;
-        let wrong = |e| EmbedError::model(&self.manifest.name, format!("tokenizer.json cannot be used: {e}"));
-        let mut tokenizer = Tokenizer::from_bytes(content).map_err(wrong)?;
-        // The file asks for padding and for cutting at 128 tokens; here nothing is cut and nothing is padded.
-        tokenizer.with_truncation(None).map_err(wrong)?;
-        tokenizer.with_padding(None);
+        let tokenizer = self.files.tokenizer()?;
         Ok(self.tokenizer.get_or_init(|| tokenizer))
+    }
+
+    /// How many tokens so many bytes can be.
+    fn tokens_at_most(&self, bytes: usize) -> usize {
+        match self.manifest.layout.tokenizer {
+            // A token covers at least one byte.
+            Pieces::Wordpiece => bytes,
+            // And one more is what stands for the beginning.
+            Pieces::Unigram => bytes.saturating_mul(TOKENS_A_BYTE) + 1,
+        }
+    }
+
+    /// The most tokens of a chunk, without the prompt and the special ones.
+    fn chunk_limit(&self) -> usize {
+        let prompt = &self.manifest.prompts.document;
+        // Prompts are plain words, which have no more tokens than bytes.
+        self.manifest.max_tokens - SPECIAL_TOKENS - prompt.len()
+    }
+
+    /// Where the tokens of a text lie, block by block.
+    fn places(&self, text: &str) -> Result<Vec<Range<usize>>, EmbedError> {
+        let tokenizer = self.tokenizer()?;
+        let mut places = Vec::new();
+        let mut from = 0;
+        while from < text.len() {
+            let to = block_end(text, from);
+            let encoding = tokenizer.encode(&text[from..to], false).map_err(tokenizer_failed)?;
+            places.extend(encoding.get_offsets().iter().map(|(start, end)| from + start..from + end));
+            from = to;
+        }
+        Ok(places)
     }
 }
 
-const MEND: &str = "run `distributary fetch` again, or give a directory with the right files";
+/// Where a block ends that begins at `from`: before white space if there is any in its second half.
+fn block_end(text: &str, from: usize) -> usize {
+    if text.len() - from <= BLOCK_BYTES {
+        return text.len();
+    }
+    let end = text.floor_char_boundary(from + BLOCK_BYTES);
+    let middle = text.ceil_char_boundary(from + BLOCK_BYTES / 2);
+    text[middle..end].rfind(char::is_whitespace).map_or(end, |at| middle + at)
+}
 
-fn unreadable(manifest: &Manifest, path: &Path, error: &std::io::Error) -> EmbedError {
-    EmbedError::model(&manifest.name, format!("{} cannot be read ({error}); {MEND}", path.display()))
+fn tokenizer_failed(error: tokenizers::Error) -> EmbedError {
+    EmbedError::Failed(format!("tokenizer: {error}"))
 }
 
 impl Embedder for Bert {
@@ -162,20 +165,47 @@ impl Embedder for Bert {
     }
 
     fn chunk(&self, text: &str) -> Result<Vec<Range<usize>>, EmbedError> {
-        // A token covers at least one byte, so a prompt has no more tokens than bytes.
-        let limit = self.manifest.max_tokens - SPECIAL_TOKENS - self.manifest.prompts.document.len();
-        // For the same reason a short text need not be asked for its tokens.
-        if text.len() <= limit {
+        let limit = self.chunk_limit();
+        // A short text need not be asked for its tokens, and in a blank one there is nothing to cut.
+        if self.tokens_at_most(text.len()) <= limit || chunk::blank(text) {
             return Ok(chunk::split(text, &[], limit, 0));
         }
-        let encoding = self.tokenizer()?.encode(text, false).map_err(|e| EmbedError::Failed(format!("tokenizer: {e}")))?;
-        let places = encoding.get_offsets().iter().map(|(start, end)| *start..*end);
-        let tokens = chunk::tokens(text, places.zip(encoding.get_word_ids().iter().copied()));
-        Ok(chunk::split(text, &tokens, limit, self.manifest.overlap_tokens))
+        let places = self.places(text)?;
+        if places.len() <= limit && text.len() <= BLOCK_BYTES {
+            return Ok(chunk::split(text, &[], limit, 0));
+        }
+        let tokens = chunk::tokens(text, places.into_iter());
+        let mut at_once = limit;
+        loop {
+            let pieces = chunk::split(text, &tokens, at_once, self.manifest.overlap_tokens.min(at_once / 4));
+            // Where a cut goes through a word, its parts can have more tokens than the word had there.
+            let mut counts = pieces.iter().map(|piece| self.count_tokens(&text[piece.clone()]));
+            let longest = counts.try_fold(0, |most, count| Ok(most.max(count?)))?;
+            let over = longest.saturating_sub(limit + SPECIAL_TOKENS);
+            if over == 0 {
+                return Ok(pieces);
+            }
+            at_once = at_once.checked_sub(over).filter(|at_once| *at_once >= 4).ok_or_else(|| {
+                EmbedError::Failed(format!("{}: a text has a part of {longest} tokens that cannot be cut", self.identity))
+            })?;
+        }
+    }
+
+    fn chunk_all(&self, texts: &[String]) -> Result<Vec<Vec<Range<usize>>>, EmbedError> {
+        let lengths: Vec<usize> = texts.iter().map(String::len).collect();
+        let batches = batches(&lengths, BLOCK_BYTES);
+        let done = in_parallel(&batches, self.threads, |batch| {
+            batch.iter().map(|i| self.chunk(&texts[*i])).collect::<Result<Vec<_>, _>>()
+        })?;
+        let mut pieces = vec![Vec::new(); texts.len()];
+        for (batch, done) in batches.iter().zip(done) {
+            batch.iter().zip(done).for_each(|(i, of_text)| pieces[*i] = of_text);
+        }
+        Ok(pieces)
     }
 
     fn count_tokens(&self, text: &str) -> Result<usize, EmbedError> {
-        let encoding = self.tokenizer()?.encode_fast(text, true).map_err(|e| EmbedError::Failed(format!("tokenizer: {e}")))?;
+        let encoding = self.tokenizer()?.encode_fast(text, true).map_err(tokenizer_failed)?;
         Ok(encoding.len())
     }
 
@@ -231,7 +261,7 @@ impl Bert {
         let limit = self.manifest.max_tokens;
         let (mut tokens, mut lengths) = (Vec::new(), Vec::new());
         for text in texts {
-            let encoding = tokenizer.encode_fast(text, true).map_err(|e| EmbedError::Failed(format!("tokenizer: {e}")))?;
+            let encoding = tokenizer.encode_fast(text, true).map_err(tokenizer_failed)?;
             let ids = encoding.get_ids();
             if ids.len() > limit {
                 let (found, identity) = (ids.len(), &self.identity);
@@ -301,10 +331,6 @@ fn in_parallel<T: Send>(
     })?;
     done.sort_by_key(|(number, _)| *number);
     Ok(done.into_iter().map(|(_, answer)| answer).collect())
-}
-
-fn hex(bytes: &[u8]) -> String {
-    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
 #[cfg(test)]

@@ -1,18 +1,25 @@
-//! Where a text that is longer than a model takes is cut: at the end of a sentence, else at white space, else between words. Knows
-//! tokens by their places alone, so that every embedder cuts by the same rules.
+//! Where a text that is longer than a model takes is cut: at the end of a sentence, else at white space, else between words. Sentences
+//! and words are those of Unicode (UAX 29). Knows tokens by their places alone, so that every embedder cuts by the same rules.
 
+use std::iter::Peekable;
 use std::ops::Range;
+
+use unicode_segmentation::UnicodeSegmentation;
+
+/// So many characters on end that are no letters and no digits part sentences, whatever they are. It also keeps a long row of them from
+/// being looked through again at each of its characters.
+const MARKS: usize = 64;
 
 /// How good a place before a token is for a cut.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) enum Border {
     /// Inside a word.
     Inside,
-    /// Between two words that nothing parts, or before a punctuation mark.
+    /// Between two words that nothing parts, or before a punctuation mark (UAX 29).
     Word,
     /// After white space.
     Space,
-    /// Where a sentence or a line begins.
+    /// Where a sentence or a line begins (UAX 29).
     Sentence,
 }
 
@@ -32,43 +39,65 @@ pub(super) fn blank(text: &str) -> bool {
     })
 }
 
-/// The tokens of a text from their byte offsets and the number of the word that each is of.
-pub(super) fn tokens(text: &str, places: impl Iterator<Item = (Range<usize>, Option<u32>)>) -> Vec<Token> {
+/// The tokens of a text from their byte offsets.
+pub(super) fn tokens(text: &str, places: impl Iterator<Item = Range<usize>>) -> Vec<Token> {
+    let mut sentences = sentence_starts(text).into_iter().peekable();
+    let mut words = text.split_word_bound_indices().map(|(at, _)| at).peekable();
     let mut out: Vec<Token> = Vec::new();
-    let mut before: Option<(Range<usize>, Option<u32>)> = None;
-    for (place, word) in places {
-        let floor = before.as_ref().map_or(0, |(previous, _)| previous.start);
+    let (mut floor, mut ended) = (0, 0);
+    for place in places {
         let start = text.floor_char_boundary(place.start).max(floor);
-        let border = match &before {
-            Some((previous, previous_word)) => {
-                let gap = text.floor_char_boundary(previous.end).min(start)..start;
-                border(text, gap, word != *previous_word)
-            }
-            None => Border::Sentence,
+        let end = text.floor_char_boundary(place.end).max(start);
+        // Some tokenizers count the space before a word to it.
+        let start = end - text[start..end].trim_start().len();
+        let gap = ended.min(start)..start;
+        // Both are asked each time, because they move on.
+        let (sentence, word) = (begins_in(&mut sentences, &gap), begins_in(&mut words, &gap));
+        let border = if out.is_empty() || sentence {
+            Border::Sentence
+        } else if text[gap].contains(char::is_whitespace) {
+            Border::Space
+        } else if word {
+            Border::Word
+        } else {
+            Border::Inside
         };
         out.push(Token { start, border });
-        before = Some((start..place.end.max(start), word));
+        (floor, ended) = (start, end);
     }
     out
 }
 
-/// Looks back from the end of a gap between two tokens.
-fn border(text: &str, gap: Range<usize>, other_word: bool) -> Border {
-    let between = &text[gap.clone()];
-    if between.contains('\n') {
-        return Border::Sentence;
+/// Whether one of the places, which rise, lies in a gap or at its end. Gaps rise too.
+fn begins_in(places: &mut Peekable<impl Iterator<Item = usize>>, gap: &Range<usize>) -> bool {
+    while places.next_if(|place| *place < gap.start).is_some() {}
+    places.peek().is_some_and(|place| *place <= gap.end)
+}
+
+/// Where the sentences of a text begin.
+fn sentence_starts(text: &str) -> Vec<usize> {
+    let mut starts = Vec::new();
+    let mut look = |part: Range<usize>| {
+        starts.extend(text[part.clone()].split_sentence_bound_indices().map(|(at, _)| part.start + at));
+    };
+    let (mut from, mut marks) = (0, 0);
+    for (at, c) in text.char_indices() {
+        if c.is_alphanumeric() {
+            if marks >= MARKS {
+                from = at;
+            }
+            marks = 0;
+            continue;
+        }
+        marks += 1;
+        if marks == MARKS {
+            look(from..at);
+        }
     }
-    let spaced = between.contains(char::is_whitespace);
-    let closers = |c: char| matches!(c, '"' | '\'' | ')' | ']' | '»' | '”' | '’' | '」' | '』');
-    // Few enough characters that a text of nothing but closing quotes stays linear.
-    let last = text[..gap.end].trim_end().chars().rev().take(4).find(|c| !closers(*c));
-    match last {
-        Some('。' | '！' | '？') => Border::Sentence,
-        Some('.' | '!' | '?' | '…' | '؟' | '।') if spaced => Border::Sentence,
-        _ if spaced => Border::Space,
-        _ if other_word => Border::Word,
-        _ => Border::Inside,
+    if marks < MARKS {
+        look(from..text.len());
     }
+    starts
 }
 
 /// Cuts a text into pieces of at most `limit` tokens, of which neighbours share at most `overlap`.
@@ -136,6 +165,44 @@ mod tests {
         let lines = "a b c d e\nf g h i j k";
         assert_eq!(pieces(lines, 6, 0), ["a b c d e", "f g h i j k"]);
         assert_eq!(pieces("He said “go on.” Then he went away again", 6, 0)[0], "He said “go on.”");
+        // A full stop inside a number or before a small letter ends nothing.
+        let text = "We shut on all their days. We open at 9.30 a.m. on none of them, as we said.";
+        assert_eq!(pieces(text, 11, 0)[0], "We shut on all their days.");
+    }
+
+    #[test]
+    fn scripts_without_spaces_are_cut_between_sentences_then_words() {
+        let each = |text: &str| -> Vec<Token> { tokens(text, text.char_indices().map(|(at, c)| at..at + c.len_utf8())) };
+        let text = "東京は夜の七時。雨が降る。あしたは晴れ";
+        let cuts: Vec<&str> = split(text, &each(text), 15, 0).into_iter().map(|r| &text[r]).collect();
+        assert_eq!(cuts, ["東京は夜の七時。雨が降る。", "あしたは晴れ"]);
+        // No cut goes through a word where there is a border of words in reach.
+        let text = "ab-cd_ef/ghij";
+        let cuts: Vec<&str> = split(text, &each(text), 10, 0).into_iter().map(|r| &text[r]).collect();
+        assert_eq!(cuts, ["ab-cd_ef/", "ghij"]);
+    }
+
+    #[test]
+    fn a_space_that_is_counted_to_a_word_is_before_it() {
+        let text = "One two. Three four";
+        let places = [0..3, 3..7, 7..8, 8..14, 14..19];
+        let borders: Vec<(usize, Border)> =
+            tokens(text, places.into_iter()).into_iter().map(|token| (token.start, token.border)).collect();
+        let wanted = [(0, Border::Sentence), (4, Border::Space), (7, Border::Word), (9, Border::Sentence), (15, Border::Space)];
+        assert_eq!(borders, wanted);
+    }
+
+    #[test]
+    fn long_rows_of_marks_part_sentences_and_are_looked_through_once() {
+        for mark in [" ", ")", "\u{2329}", "-", "\u{301}", ") "] {
+            let text = format!("One. two{}three. Four", mark.repeat(1 << 20));
+            let starts = sentence_starts(&text);
+            let at = |word: &str| text.find(word).unwrap();
+            assert!(starts.contains(&0) && starts.contains(&at("three")) && starts.contains(&at("Four")), "{mark:?}: {starts:?}");
+            assert!(!starts.contains(&at("two")), "{mark:?}");
+            let full = format!(".{}", mark.repeat(1 << 20));
+            assert!(sentence_starts(&full).len() <= 3, "{mark:?}");
+        }
     }
 
     #[test]

@@ -34,6 +34,14 @@ pub trait Embedder: Send {
     /// [`EmbedError`] when the tokenizer fails.
     fn chunk(&self, text: &str) -> Result<Vec<Range<usize>>, EmbedError>;
 
+    /// [`Embedder::chunk`] of each text, in the same order.
+    ///
+    /// # Errors
+    /// As [`Embedder::chunk`].
+    fn chunk_all(&self, texts: &[String]) -> Result<Vec<Vec<Range<usize>>>, EmbedError> {
+        texts.iter().map(|text| self.chunk(text)).collect()
+    }
+
     /// How many tokens the model takes for a text: what embedding it costs.
     ///
     /// # Errors
@@ -136,7 +144,8 @@ impl FromStr for Choice {
     }
 }
 
-/// What makes vectors of this identity, and in which precision; none when this release has no such model.
+/// What makes vectors of this identity, and in which precision; none when this release has no such model. Where the model's files
+/// come by path, whoever opens them has to see whether they are the ones: their content is in the identity.
 #[must_use]
 pub fn of_identity(identity: &str) -> Option<(Choice, Precision)> {
     if let Some(name) = identity.strip_suffix("@1").filter(|name| name.starts_with("hash-")) {
@@ -144,7 +153,7 @@ pub fn of_identity(identity: &str) -> Option<(Choice, Precision)> {
     }
     let (name, _) = identity.split_once('@')?;
     let found = manifest::builtin(name).ok()?;
-    let precision = Precision::ALL.into_iter().find(|precision| found.identity(*precision) == identity)?;
+    let precision = found.precision_of(identity)?;
     Some((Choice::Model(found.name), precision))
 }
 
@@ -179,8 +188,10 @@ pub fn worker(choice: &Choice, precision: Precision, model_dir: Option<&Path>) -
         }
         Choice::Model(name) => {
             let manifest = manifest::builtin(name)?;
-            let dir: PathBuf =
-                model_dir.ok_or_else(|| EmbedError::model(name, "its files are not here; run `distributary fetch`"))?.to_owned();
+            let help =
+                if manifest.package.is_some() { "run `distributary fetch`" } else { "give their directory as `files.model`" };
+            let missing = || EmbedError::model(name, format!("its files are not here; {help}"));
+            let dir: PathBuf = model_dir.ok_or_else(missing)?.to_owned();
             let embedder = Bert::open(manifest, precision, &dir)?;
             let (identity, dimensions) = (embedder.identity().to_owned(), embedder.dimensions());
             Worker::spawn(identity, dimensions, move || Ok(Box::new(embedder) as Box<dyn Embedder>)).map(Some)
@@ -211,8 +222,11 @@ mod tests {
         }
         let model = manifest::builtin(manifest::DEFAULT_MODEL).unwrap();
         for precision in Precision::ALL {
-            assert_eq!(of_identity(&model.identity(precision)), Some((Choice::default(), precision)));
+            let identity = model.identity(precision, &Default::default());
+            assert_eq!(of_identity(&identity), Some((Choice::default(), precision)));
         }
+        let by_path = Choice::Model("bge-small-en-v1.5".to_owned());
+        assert_eq!(of_identity("bge-small-en-v1.5@00000000-int8"), Some((by_path, Precision::Int8)));
         assert_eq!(of_identity(&format!("{}@00000000", model.name)), None, "another revision is another model");
         assert_eq!(of_identity("nothing"), None);
     }

@@ -133,7 +133,7 @@ fn serve(mut state: State, mut queue: mpsc::Receiver<Request>) {
                 drop(answer.send(done));
             }
             Request::Chunk(texts, answer) => {
-                let done = work(&mut state, |embedder| texts.iter().map(|text| embedder.chunk(text)).collect());
+                let done = work(&mut state, |embedder| embedder.chunk_all(&texts));
                 drop(answer.send(done));
             }
             Request::Tokens(texts, answer) => {

@@ -177,6 +177,16 @@ fn paths_that_are_given_are_taken_or_refused_by_name() {
     let wanted = Wanted { library: false, model: Some(manifest::DEFAULT_MODEL.to_owned()) };
     let error = ensure(&wanted, &options, &mut |_| {}).unwrap_err().to_string();
     assert!(error.contains("config.json") && error.contains(MODEL_ENV), "{error}");
+    let by_path = Wanted { library: false, model: Some("e5-small-v2".to_owned()) };
+    let none = Options { offline: true, ..Options::default() };
+    let error = ensure(&by_path, &none, &mut |_| {}).unwrap_err().to_string();
+    for named in ["e5-small-v2", "`files.model`", "`files.models.e5-small-v2`", MODEL_ENV, "tokenizer.json", "intfloat"] {
+        assert!(error.contains(named), "{named}: {error}");
+    }
+    for file in manifest::FILES {
+        fs::write(dir.path().join(file), "{}").unwrap();
+    }
+    assert_eq!(ensure(&by_path, &options, &mut |_| {}).unwrap().models["e5-small-v2"], dir.path());
     let wanted = Wanted { library: false, model: Some("other".to_owned()) };
     assert!(ensure(&wanted, &options, &mut |_| {}).unwrap_err().to_string().contains("other"));
 }

@@ -4,6 +4,7 @@
 //! Each lane (a Silver table and one target) has its own checkpoint in its sink. Lanes that stand at one version are served by one
 //! read; each sink works on its own task behind a bounded queue, so that one that is slow or down holds back no other.
 
+mod ahead;
 mod batch;
 mod gate;
 mod lake;

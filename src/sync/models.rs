@@ -38,7 +38,14 @@ impl Models {
             return Ok(made.clone());
         }
         let (choice, precision) = embed::of_identity(identity).ok_or_else(|| format!("this release has no model {identity}"))?;
-        self.make(&choice, precision).map_err(|error| error.to_string())?.ok_or_else(|| format!("{identity} makes no vectors"))
+        let made = self.make(&choice, precision).map_err(|error| error.to_string())?;
+        let made = made.ok_or_else(|| format!("{identity} makes no vectors"))?;
+        // Of files that come by path the content decides.
+        if made.identity() == identity {
+            Ok(made)
+        } else {
+            Err(format!("the files given for {choice} are those of {}, and not of {identity}", made.identity()))
+        }
     }
 }
 

@@ -20,7 +20,8 @@ use crate::mapping::target::{MODEL, TEXT_HASH, Target, VECTOR};
 use crate::report::Counts;
 use crate::sinks::Write;
 
-type Vectors = HashMap<String, Arc<[f32]>>;
+/// Vectors by the hashes of their texts.
+pub(super) type Vectors = HashMap<String, Arc<[f32]>>;
 
 /// So many texts are kept of those that a dry run would embed, to measure how long they take.
 const SAMPLE: usize = 128;
@@ -53,16 +54,24 @@ impl Foreseen {
     }
 }
 
+/// What makes vectors, and how.
+#[derive(Debug)]
+pub(super) struct Embedding<'a> {
+    pub(super) embedder: &'a Worker,
+    /// Vectors that the sink may not hold yet.
+    pub(super) just_made: &'a Vectors,
+    pub(super) dry_run: bool,
+}
+
 /// The work of a lane of points. A dry run counts texts and embeds none.
 pub(super) async fn work(
     lane: &Lane,
-    embedder: &Worker,
+    embedding: &Embedding<'_>,
     batch: &Batch,
     manner: &Manner<'_>,
     version: u64,
-    dry_run: bool,
 ) -> Result<Work, LaneError> {
-    let target = lane.target();
+    let (target, embedder) = (lane.target(), embedding.embedder);
     let sides = sides(&lane.projection, batch, manner).await?;
     let difference = diff(&sides.before, &sides.after)?;
     let went: UInt32Array =
@@ -81,7 +90,7 @@ pub(super) async fn work(
     let change = diff(&before, &after)?;
 
     let needed = needed(&before, &after, &change)?;
-    let texts = Texts { lane, embedder, pieces: &is, dry_run, tokens: manner.tokens };
+    let texts = Texts { lane, embedding, pieces: &is, tokens: manner.tokens };
     let Made { vectors, embedded, tokens } = texts.vectors(&needed, known).await?;
     let places = upserted(&change);
     let upserts = take_record_batch(&is.rows, &places)?;
@@ -102,7 +111,9 @@ pub(super) async fn work(
     counts.given += untouched + sides.bad_rows;
     counts.quarantined = sides.bad_rows;
     let write = Write { target: target.clone(), version, upserts, deletes };
-    Ok(Work { write, counts, faults: sides.faults, mended: sides.mended, texts: embedded.len() as u64, tokens })
+    let texts = embedded.len() as u64;
+    let made = embedded.into_iter().filter_map(|hash| vectors.get(&hash).cloned().map(|vector| (hash, vector)));
+    Ok(Work { write, counts, faults: sides.faults, mended: sides.mended, texts, tokens, made: made.collect() })
 }
 
 /// Positions in `after` of chunks that need a vector: new ones, and those with another text or model.
@@ -118,9 +129,8 @@ fn needed(before: &Indexed, after: &Indexed, change: &crate::mapping::diff::Diff
 /// Where the texts of one batch get their vectors.
 struct Texts<'a> {
     lane: &'a Lane,
-    embedder: &'a Worker,
+    embedding: &'a Embedding<'a>,
     pieces: &'a Pieces,
-    dry_run: bool,
     tokens: bool,
 }
 
@@ -144,23 +154,29 @@ impl Texts<'_> {
             }
         }
         let mut vectors = known;
+        let Embedding { embedder, just_made, dry_run } = *self.embedding;
+        wanted.retain(|hash, _| {
+            let Some(vector) = just_made.get(hash) else { return true };
+            vectors.insert(hash.clone(), vector.clone());
+            false
+        });
         if !wanted.is_empty() {
             // Whatever target of the sink holds them.
             let stored = self.lane.sink().vectors(wanted.keys().cloned().collect()).await?;
             vectors.extend(stored.into_iter().map(|(hash, vector)| (hash, Arc::from(vector))));
         }
         wanted.retain(|hash, _| !vectors.contains_key(hash));
-        if self.dry_run {
+        if dry_run {
             let mut foreseen = self.lane.foreseen.lock().unwrap_or_else(PoisonError::into_inner);
             wanted.retain(|hash, place| foreseen.see(hash, &self.pieces.texts[*place]));
         }
         let embedded: HashSet<String> = wanted.keys().cloned().collect();
         let texts: Vec<String> = wanted.values().map(|place| self.pieces.texts[*place].clone()).collect();
-        let tokens = if self.tokens { self.embedder.tokens(texts.clone()).await? } else { 0 };
-        if self.dry_run {
+        let tokens = if self.tokens { embedder.tokens(texts.clone()).await? } else { 0 };
+        if dry_run {
             self.lane.foreseen.lock().unwrap_or_else(PoisonError::into_inner).tokens += tokens;
         } else if !texts.is_empty() {
-            let made = self.embedder.embed(texts).await?;
+            let made = embedder.embed(texts).await?;
             vectors.extend(wanted.into_keys().zip(made).map(|(hash, vector)| (hash, Arc::from(vector))));
         }
         Ok(Made { vectors, embedded, tokens })

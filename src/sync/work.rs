@@ -12,6 +12,7 @@ use arrow::datatypes::{Field, Schema};
 use super::LaneError;
 use super::batch::Batch;
 use super::lane::Lane;
+use super::points::Vectors;
 use crate::changes::{ChangeBatch, json_objects};
 use crate::mapping::diff::{Difference, Indexed, KeyFault, columns, diff, encode};
 use crate::mapping::target::{Shape, Target};
@@ -32,6 +33,8 @@ pub(super) struct Work {
     pub(super) texts: u64,
     /// Their tokens, where they are asked for.
     pub(super) tokens: u64,
+    /// Their vectors, by the texts' hashes.
+    pub(super) made: Vectors,
 }
 
 /// A record that the lane cannot take.
@@ -123,7 +126,7 @@ pub(super) async fn work(lane: &Lane, batch: &Batch, manner: &Manner<'_>, versio
         ..Counts::default()
     };
     let write = Write { target: target.clone(), version, upserts, deletes };
-    Ok(Work { write, counts, faults: sides.faults, mended: sides.mended, texts: 0, tokens: 0 })
+    Ok(Work { write, counts, faults: sides.faults, mended: sides.mended, texts: 0, tokens: 0, made: Vectors::new() })
 }
 
 /// These rows of the batch: itself when they are all there in order, as in a first sync.

@@ -1,5 +1,5 @@
-//! One sink's part in reading a table: takes batches from a bounded queue, works them out for each of its lanes, writes, and moves
-//! the checkpoints when all is durable.
+//! One sink's part in reading a table: takes batches from a bounded queue, has them worked out for each of its lanes, writes, and
+//! moves the checkpoints when all is durable.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -10,15 +10,15 @@ use arrow::compute::take_record_batch;
 use futures::StreamExt;
 use tokio::sync::{Mutex, mpsc};
 
+use super::ahead::{Ahead, Ready, Told};
 use super::batch::Batch;
 use super::lane::{Lane, Step, describe, now};
 use super::lanes::again;
-use super::work::{Fault, Manner, Work, refused_records};
-use super::{LaneError, Options, points, work};
+use super::work::{Fault, Work, refused_records};
+use super::{LaneError, Options};
 use crate::changes::Table;
-use crate::mapping::target::Shape;
 use crate::sinks::quarantine::{Entry, Quarantine};
-use crate::sinks::{Checkpoint, Sink, SinkError, Write};
+use crate::sinks::{Checkpoint, Sink, SinkError, SinkKind, Write};
 
 /// What a worker is told.
 #[derive(Debug, Clone)]
@@ -48,21 +48,29 @@ pub(super) const PAGE_ROWS: usize = 8192;
 impl Worker {
     /// Works until the end is told or the queue closes. Answers the lanes, each with its counts and what became of it.
     pub(super) async fn run(mut self, mut queue: mpsc::Receiver<Message>) -> Vec<Lane> {
-        let mut ended = false;
-        while let Some(message) = queue.recv().await {
-            match message {
-                Message::Batch(batch) => self.batch(&batch).await,
-                Message::End => {
-                    ended = true;
-                    break;
-                }
+        let mut ahead = Ahead::of(&self);
+        let overlaps = self.sink.kind() == SinkKind::Vectors && !self.options.dry_run;
+        let mut ready: Option<Ready> = None;
+        let ended = loop {
+            if !overlaps && let Some(ready) = ready.take() {
+                self.take(ready).await;
             }
-            if self.live().next().is_none() {
-                break;
+            let live = self.live();
+            if live.is_empty() {
+                break false;
             }
-        }
+            let told = match ready.take() {
+                Some(ready) => tokio::join!(ahead.next(&mut queue, &live), self.take(ready)).0,
+                None => ahead.next(&mut queue, &live).await,
+            };
+            match told {
+                Told::Batch(next) => ready = Some(next),
+                Told::End => break true,
+                Told::Closed => break false,
+            }
+        };
         if ended {
-            self.finish().await;
+            self.finish(&ahead).await;
         } else {
             for lane in self.lanes.iter_mut().filter(|lane| lane.failed.is_none()) {
                 lane.fail(LaneError::Ended("reading the table ended early; the next run goes on from here".to_owned()));
@@ -71,8 +79,9 @@ impl Worker {
         self.lanes
     }
 
-    fn live(&self) -> impl Iterator<Item = &Lane> {
-        self.lanes.iter().filter(|lane| lane.failed.is_none())
+    /// The lanes that go on, by number.
+    fn live(&self) -> Vec<usize> {
+        (0..self.lanes.len()).filter(|index| self.lanes[*index].failed.is_none()).collect()
     }
 
     fn fail_all(&mut self, error: &SinkError) {
@@ -81,13 +90,13 @@ impl Worker {
         }
     }
 
-    async fn batch(&mut self, batch: &Batch) {
+    /// Writes what a batch means, and counts it.
+    async fn take(&mut self, ready: Ready) {
         let mut works: Vec<(usize, Work)> = Vec::new();
-        for index in 0..self.lanes.len() {
-            if self.lanes[index].failed.is_some() {
-                continue;
-            }
-            match self.work(index, batch).await {
+        for (index, work) in ready.works {
+            match work {
+                // It may have failed since.
+                _ if self.lanes[index].failed.is_some() => {}
                 Ok(work) => works.push((index, work)),
                 Err(error) => self.lanes[index].fail(error),
             }
@@ -98,28 +107,13 @@ impl Worker {
             }
             return;
         }
-        let delivered = match self.deliver(batch, works).await {
+        let delivered = match self.deliver(&ready.batch, works).await {
             // Others leave a generation alone that is being worked on.
             Ok(()) if self.filling => self.sink.give_way().await,
             delivered => delivered,
         };
         if let Err(error) = delivered {
             self.fail_all(&error);
-        }
-    }
-
-    async fn work(&self, index: usize, batch: &Batch) -> Result<Work, LaneError> {
-        let lane = &self.lanes[index];
-        let target = lane.target();
-        let quarantined = self.quarantine.lock().await.keys(&target.table, &lane.id().name());
-        let manner =
-            Manner { careful: self.step.careful, quarantined: &quarantined, text_bytes: self.text_bytes, tokens: self.filling };
-        let version = lane.begun(&self.step, &self.table, 0).row_version(self.step.plan.to);
-        match (&target.shape, &lane.place.embedder) {
-            (Shape::Points { .. }, Some(embedder)) => {
-                points::work(lane, embedder, batch, &manner, version, self.options.dry_run).await
-            }
-            _ => work::work(lane, batch, &manner, version).await,
         }
     }
 
@@ -149,7 +143,7 @@ impl Worker {
         }
         let moved: Vec<(usize, Checkpoint)> = if batch.changes.files_done > self.step.files_done {
             self.step.files_done = batch.changes.files_done;
-            let live = (0..self.lanes.len()).filter(|index| self.lanes[*index].failed.is_none());
+            let live = self.live().into_iter();
             live.map(|index| (index, self.lanes[index].begun(&self.step, &self.table, batch.changes.files_done))).collect()
         } else {
             Vec::new()
@@ -206,11 +200,11 @@ impl Worker {
     }
 
     /// The end of a step: what the sink has and the snapshot lacks is swept, all is made durable, the checkpoints move.
-    async fn finish(&mut self) {
+    async fn finish(&mut self, ahead: &Ahead) {
         if self.step.plan.sweep || (self.step.careful && self.step.plan.strategy == crate::changes::Strategy::Snapshot) {
             for index in 0..self.lanes.len() {
                 if self.lanes[index].failed.is_none()
-                    && let Err(error) = self.sweep(index).await
+                    && let Err(error) = self.sweep(index, ahead).await
                 {
                     self.lanes[index].fail(error);
                 }
@@ -219,9 +213,8 @@ impl Worker {
         if self.options.dry_run {
             return;
         }
-        let live: Vec<usize> = (0..self.lanes.len()).filter(|index| self.lanes[*index].failed.is_none()).collect();
         let finished: Vec<(usize, Checkpoint)> =
-            live.iter().map(|index| (*index, self.lanes[*index].finished(&self.step, &self.table))).collect();
+            self.live().into_iter().map(|index| (index, self.lanes[index].finished(&self.step, &self.table))).collect();
         let done = match self.save_quarantine().await {
             Ok(()) => self.checkpoint(finished).await,
             Err(error) => Err(error),
@@ -232,12 +225,12 @@ impl Worker {
     }
 
     /// Deletes what the sink holds of records that are not in the snapshot.
-    async fn sweep(&mut self, index: usize) -> Result<(), LaneError> {
+    async fn sweep(&mut self, index: usize, ahead: &Ahead) -> Result<(), LaneError> {
         let projection = &self.lanes[index].projection.clone();
         let mut gone = super::table::absent(&self.table, self.step.plan.to, projection, &self.sink);
         while let Some(batch) = gone.next().await {
             let batch = Batch::new(batch?, projection)?;
-            let work = self.work(index, &batch).await?;
+            let work = ahead.work(index, &batch).await?;
             if self.options.dry_run {
                 self.lanes[index].report.add(&work.counts);
             } else {

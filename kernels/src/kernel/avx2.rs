@@ -8,8 +8,9 @@ use crate::dot::avx2::{F32, Int8};
 use crate::pack::Format;
 use crate::simd::avx2::F32x8;
 
-/// Columns a panel: three vectors, with four rows the shape that fits into sixteen registers.
-const WIDTH: usize = 24;
+/// Columns a panel: two vectors, with six rows the shape that fits into sixteen registers, and narrow enough that a panel of a small
+/// model's inputs stays in the nearest cache.
+const WIDTH: usize = 16;
 
 /// The kernel.
 #[derive(Debug)]
@@ -22,13 +23,13 @@ impl Avx2 {
     /// The kernel, where the processor has the instructions.
     pub(crate) fn find(precision: Precision) -> Option<Self> {
         let found = is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma");
-        let format = if precision == Precision::Int8 { Format::Int8 } else { Format::F32 { like: precision } };
+        let format = if precision == Precision::Int8 { Format::Int8InPairs } else { Format::F32 { like: precision } };
         found.then_some(Self { precision, format })
     }
 }
 
-linear_for!(linear_f32, F32, 4, 3, "avx2,fma");
-linear_for!(linear_int8, Int8, 4, 3, "avx2,fma");
+linear_for!(linear_f32, F32, 6, 2, "avx2,fma");
+linear_for!(linear_int8, Int8, 6, 2, "avx2,fma");
 
 impl Kernel for Avx2 {
     fn name(&self) -> &'static str {
@@ -49,10 +50,10 @@ impl Kernel for Avx2 {
         unsafe {
             match self.format {
                 Format::F32 { .. } => linear_f32(x, weights, then, out, operand),
-                Format::Bf16 | Format::Int8 => linear_int8(x, weights, then, out, operand),
+                Format::Bf16 | Format::Int8 | Format::Int8InPairs => linear_int8(x, weights, then, out, operand),
             }
         }
     }
 
-    compiled!(F32x8, F32, 4, 3, "avx2,fma");
+    compiled!(F32x8, F32, 6, 2, "avx2,fma");
 }

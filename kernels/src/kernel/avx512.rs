@@ -71,7 +71,7 @@ impl Kernel for Avx512 {
             match self.format {
                 Format::F32 { .. } => linear_f32(x, weights, then, out, operand),
                 Format::Bf16 => linear_bf16(x, weights, then, out, operand),
-                Format::Int8 => linear_int8(x, weights, then, out, operand),
+                Format::Int8 | Format::Int8InPairs => linear_int8(x, weights, then, out, operand),
             }
         }
     }

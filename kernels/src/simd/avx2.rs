@@ -19,6 +19,19 @@ fn first(count: usize) -> __m256i {
     unsafe { _mm256_loadu_si256(ONES.as_ptr().add(8 - count).cast()) }
 }
 
+/// Eight numbers rounded to whole ones of 16 bits, what is beyond taken for the nearest.
+///
+/// # Safety
+/// The processor has AVX2.
+#[inline(always)]
+unsafe fn words(value: __m256) -> __m128i {
+    // SAFETY: the caller's promise.
+    unsafe {
+        let whole = _mm256_cvtps_epi32(value);
+        _mm_packs_epi32(_mm256_castsi256_si128(whole), _mm256_extracti128_si256::<1>(whole))
+    }
+}
+
 /// What an instruction of [`Lanes`] is here.
 macro_rules! by {
     ($name:ident($($arg:ident),*) = $intrinsic:ident($($given:expr),*)) => {
@@ -105,13 +118,45 @@ impl Lanes for F32x8 {
 
     #[inline(always)]
     unsafe fn store_bytes(self, to: *mut u8, count: usize) {
-        let mut whole = [0_i32; 8];
-        // SAFETY: the array has eight numbers, and the caller promises `count` bytes.
+        // SAFETY: a vector exists; the caller promises `count` bytes, and the array has eight.
         unsafe {
-            _mm256_storeu_si256(whole.as_mut_ptr().cast(), _mm256_cvtps_epi32(self.0));
-            for (i, value) in whole.iter().take(count).enumerate() {
-                to.add(i).write((*value).clamp(0, 255) as u8);
+            let words = words(self.0);
+            let bytes = _mm_packus_epi16(words, words);
+            if count == 8 {
+                _mm_storel_epi64(to.cast(), bytes);
+            } else {
+                let mut all = [0_u8; 8];
+                _mm_storel_epi64(all.as_mut_ptr().cast(), bytes);
+                std::ptr::copy_nonoverlapping(all.as_ptr(), to, count);
             }
+        }
+    }
+
+    #[inline(always)]
+    unsafe fn store_words(self, to: *mut u16, count: usize) {
+        // SAFETY: a vector exists; the caller promises room for `count` numbers, and the array has eight.
+        unsafe {
+            let most = _mm_set1_epi16(255);
+            let words = _mm_min_epi16(_mm_max_epi16(words(self.0), _mm_setzero_si128()), most);
+            if count == 8 {
+                _mm_storeu_si128(to.cast(), words);
+            } else {
+                let mut all = [0_u16; 8];
+                _mm_storeu_si128(all.as_mut_ptr().cast(), words);
+                std::ptr::copy_nonoverlapping(all.as_ptr(), to, count);
+            }
+        }
+    }
+
+    #[inline(always)]
+    fn near_bf16(self) -> Self {
+        // SAFETY: a vector exists. What `to_bf16` does, in all lanes; what is not a number stays as it is.
+        unsafe {
+            let bits = _mm256_castps_si256(self.0);
+            let odd = _mm256_and_si256(_mm256_srli_epi32::<16>(bits), _mm256_set1_epi32(1));
+            let up = _mm256_add_epi32(_mm256_add_epi32(bits, _mm256_set1_epi32(0x7fff)), odd);
+            let near = _mm256_castsi256_ps(_mm256_and_si256(up, _mm256_set1_epi32(0xffff_0000_u32.cast_signed())));
+            Self(_mm256_blendv_ps(near, self.0, _mm256_cmp_ps::<_CMP_UNORD_Q>(self.0, self.0)))
         }
     }
 

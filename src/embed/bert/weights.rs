@@ -6,65 +6,19 @@ use std::path::Path;
 use candle_core::safetensors::MmapedSafetensors;
 use candle_core::{DType, Device};
 use kernels::{Encoder, Shape, Table, Words, Wrong};
-use serde::Deserialize;
 
-use super::Bert;
+use super::files::Config;
+use super::{Bert, WEIGHTS};
 use crate::embed::EmbedError;
-use crate::embed::manifest::{Architecture, Manifest};
-
-/// What `config.json` says that the forward pass needs.
-#[derive(Debug, Deserialize)]
-struct Config {
-    hidden_size: usize,
-    num_hidden_layers: usize,
-    num_attention_heads: usize,
-    intermediate_size: usize,
-    vocab_size: usize,
-    max_position_embeddings: usize,
-    type_vocab_size: usize,
-    layer_norm_eps: f32,
-    #[serde(default = "gelu")]
-    hidden_act: String,
-    #[serde(default = "absolute")]
-    position_embedding_type: String,
-}
-
-fn gelu() -> String {
-    "gelu".to_owned()
-}
-
-fn absolute() -> String {
-    "absolute".to_owned()
-}
-
-impl Config {
-    /// What of it the forward pass cannot do, or the manifest does not say.
-    fn check(&self, manifest: &Manifest) -> Result<(), String> {
-        if self.hidden_size != manifest.dimensions || self.max_position_embeddings < manifest.max_tokens {
-            return Err(format!(
-                "config.json has {} dimensions and {} positions, the manifest says {} and at least {}",
-                self.hidden_size, self.max_position_embeddings, manifest.dimensions, manifest.max_tokens
-            ));
-        }
-        if self.hidden_act != "gelu" || self.position_embedding_type != "absolute" {
-            return Err(format!(
-                "config.json has the activation `{}` and `{}` positions; this program knows `gelu` and `absolute`",
-                self.hidden_act, self.position_embedding_type
-            ));
-        }
-        Ok(())
-    }
-}
+use crate::embed::manifest::Architecture;
 
 /// Loads a model. The digest of the weights is computed beside the packing.
 pub(super) fn load(bert: &Bert) -> Result<Encoder, EmbedError> {
-    let manifest = &bert.manifest;
-    let Architecture::Bert = manifest.architecture;
-    let config: Config = serde_json::from_slice(&bert.read("config.json")?)
-        .map_err(|e| EmbedError::model(&manifest.name, format!("config.json cannot be used: {e}")))?;
-    config.check(manifest).map_err(|message| EmbedError::model(&manifest.name, message))?;
+    let Architecture::Bert = bert.manifest.architecture;
+    bert.files.verify(super::files::CONFIG)?;
+    let config = bert.files.config()?;
     std::thread::scope(|scope| {
-        let verified = scope.spawn(|| bert.verify("model.safetensors"));
+        let verified = scope.spawn(|| bert.files.verify(WEIGHTS));
         let made = encoder(bert, &config);
         verified.join().unwrap_or_else(|_| Err(EmbedError::Failed("the digest of the weights could not be made".to_owned())))?;
         made
@@ -74,7 +28,7 @@ pub(super) fn load(bert: &Bert) -> Result<Encoder, EmbedError> {
 fn encoder(bert: &Bert, config: &Config) -> Result<Encoder, EmbedError> {
     let name = &bert.manifest.name;
     let wrong = |e: candle_core::Error| EmbedError::model(name, format!("model.safetensors cannot be used: {e}"));
-    let file = map(&bert.dir.join("model.safetensors")).map_err(wrong)?;
+    let file = map(&bert.files.weights()).map_err(wrong)?;
     let shape = Shape {
         hidden: config.hidden_size,
         layers: config.num_hidden_layers,
@@ -90,7 +44,10 @@ fn encoder(bert: &Bert, config: &Config) -> Result<Encoder, EmbedError> {
     // Some files name their tensors below the model's own name.
     let prefix = if file.get(WORDS).is_ok() { "" } else { "bert." };
     let tensor = |file: &MmapedSafetensors, tensor: &str, wanted: &[usize]| {
-        let found = file.load(&format!("{prefix}{tensor}"), &Device::Cpu)?;
+        let name = format!("{prefix}{tensor}");
+        let dtype = format!("{:?}", file.get(&name)?.dtype());
+        bert.files.compare_dtype(tensor, &dtype).map_err(candle_core::Error::msg)?;
+        let found = file.load(&name, &Device::Cpu)?;
         if found.dims() != wanted {
             candle_core::bail!("{tensor} has the shape {:?}, config.json asks for {wanted:?}", found.dims());
         }
@@ -98,9 +55,11 @@ fn encoder(bert: &Bert, config: &Config) -> Result<Encoder, EmbedError> {
     };
     let wanted = [shape.vocabulary, shape.hidden];
     let words = file.get(&format!("{prefix}{WORDS}")).map_err(wrong)?;
+    let same = bert.files.compare_dtype(WORDS, &format!("{:?}", words.dtype()));
+    same.map_err(|message| EmbedError::model(name, message))?;
     let in_place = words.shape() == wanted && DType::try_from(words.dtype()).is_ok_and(|dtype| dtype == DType::F32);
     let words: Box<dyn Words> = if in_place {
-        let file = map(&bert.dir.join("model.safetensors")).map_err(wrong)?;
+        let file = map(&bert.files.weights()).map_err(wrong)?;
         Box::new(Mapped { file, name: format!("{prefix}{WORDS}"), hidden: shape.hidden })
     } else {
         Box::new(Table { numbers: tensor(&file, WORDS, &wanted).map_err(wrong)?, hidden: shape.hidden })
