@@ -101,9 +101,9 @@ impl Bench {
         for kind in [SinkKind::Clickhouse, SinkKind::Graph, SinkKind::Vectors] {
             sinks.push(wrap(self.sink(kind, &embedder).await));
         }
-        let runtime = sync::runtime(&config).unwrap();
+        let (runtime, spill) = sync::runtime(&config).unwrap();
         let (unopened, models, leases) = (Vec::new(), sync::Models::default(), sync::Leases::default());
-        Setup { config, mapping, sinks, unopened, embedder: Some(embedder), models, runtime, leases }
+        Setup { config, mapping, sinks, unopened, embedder: Some(embedder), models, runtime, spill, leases }
     }
 
     async fn sink(&self, kind: SinkKind, embedder: &Worker) -> Arc<dyn Sink> {
