@@ -142,7 +142,9 @@ fn stop_with(lost: CancellationToken, cancel: CancellationToken) -> DropGuard {
 
 /// A run over all lanes, or over those of one generation.
 async fn run(setup: &Setup, opened: Opened, options: &Options, only: Option<&lanes::Only>) -> Result<SyncReport, OpenError> {
-    let quarantine = Arc::new(Mutex::new(open_quarantine(setup).await?));
+    // Where no table can be read nothing is delivered, and a store that does not answer is not waited for again.
+    let quarantine =
+        if opened.tables.is_empty() { None } else { Some(Arc::new(Mutex::new(open_quarantine(setup).await?))) };
     let _stopping = stop_with(setup.leases.lost().clone(), options.cancel.clone());
     let mut report = SyncReport { missing_tables: opened.missing.clone(), ..SyncReport::default() };
     let lanes::Lanes { mut lanes, notes } = lanes::lanes(setup, &opened, options, only).await;
@@ -150,7 +152,7 @@ async fn run(setup: &Setup, opened: Opened, options: &Options, only: Option<&lan
     report.left_alone = lanes::left_alone(setup).await;
     report.tables = opened.failed.iter().map(|(name, error)| setup.unreadable(name, error)).collect();
     report.tables.extend(setup.unopened.iter().flat_map(|(sink, error)| setup.without(*sink, error)));
-    for (name, table) in &opened.tables {
+    for ((name, table), quarantine) in opened.tables.iter().zip(quarantine.iter().cycle()) {
         let of_table: Vec<lane::Lane> = lanes.extract_if(.., |lane| lane.table() == name).collect();
         let run = table::Run { setup, options, table: table.clone(), quarantine: quarantine.clone(), filling: only.is_some() };
         report.tables.extend(run.run(of_table).await);
