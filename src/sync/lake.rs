@@ -5,12 +5,17 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use datafusion::execution::runtime_env::RuntimeEnv;
+use futures::future::join_all;
 
 use super::OpenError;
 use crate::changes::{ChangesError, OnGap, Table, TableOptions, newest_commit};
 use crate::config::{self, Config, MissingTables, shown};
 use crate::mapping::{Compiled, MappingFile, compile};
 use crate::sinks::Sink;
+
+/// How long a request to an object store is tried again: long enough for a store that is overloaded or changes its leader, short enough that
+/// whoever waits learns of one that does not answer. delta-rs' own three minutes are for writers that cannot begin again; a run can.
+const DEFAULT_RETRY_TIMEOUT: &str = "60s";
 
 /// The tables of one run, each pinned to a version, and what is made of them.
 #[derive(Debug)]
@@ -58,24 +63,31 @@ impl Lake<'_> {
         let began = Instant::now();
         let mut tables = BTreeMap::new();
         let (mut missing, mut failed) = (Vec::new(), Vec::new());
+        let skip = self.config.source.missing_tables == MissingTables::Skip;
+        let mut found = Vec::new();
         for (name, entry) in &self.mapping.tables {
-            let url = self.config.table_url(name).ok_or_else(|| OpenError::NoAddress(name.clone()));
-            let skip = self.config.source.missing_tables == MissingTables::Skip;
-            let url = match url {
-                Err(_) if skip => {
-                    missing.push(name.clone());
-                    continue;
-                }
-                url => url?,
-            };
-            match Table::open(self.table_options(name, url.clone(), &entry.key), self.runtime.clone()).await {
+            match self.config.table_url(name) {
+                Some(url) => found.push((name, url, entry)),
+                None if skip => missing.push(name.clone()),
+                None => return Err(OpenError::NoAddress(name.clone())),
+            }
+        }
+        // All at once: each waits for its store, and one store that does not answer is waited for once.
+        let opening: Vec<_> = found
+            .iter()
+            .map(|(name, url, entry)| Table::open(self.table_options(name, url.clone(), &entry.key), self.runtime.clone()))
+            .collect();
+        for ((name, url, _), opened) in found.iter().zip(join_all(opening).await) {
+            match opened {
                 Ok(table) => {
-                    tables.insert(name.clone(), table);
+                    tables.insert((*name).clone(), table);
                 }
-                Err(ChangesError::NotATable { .. }) if skip => missing.push(name.clone()),
-                Err(ChangesError::NotATable { .. }) => return Err(OpenError::Missing { table: name.clone(), url: shown(&url) }),
+                Err(ChangesError::NotATable { .. }) if skip => missing.push((*name).clone()),
+                Err(ChangesError::NotATable { .. }) => {
+                    return Err(OpenError::Missing { table: (*name).clone(), url: shown(url) });
+                }
                 Err(error @ (ChangesError::ColumnMissing { .. } | ChangesError::KeyType { .. })) => return Err(error.into()),
-                Err(error) => failed.push((name.clone(), error)),
+                Err(error) => failed.push(((*name).clone(), error)),
             }
         }
         Ok(Tables { began, tables, missing, failed })
@@ -124,8 +136,9 @@ impl Lake<'_> {
     }
 }
 
-/// How the lake's storage is reached, besides the environment.
+/// How the lake's storage is reached, besides the environment. What the configuration says goes before the defaults.
 pub(super) fn storage_options(config: &Config) -> HashMap<String, String> {
-    let options = config.source.storage_options.iter();
-    options.map(|(name, value)| (name.clone(), value.expose().to_owned())).collect()
+    let default = [("retry_timeout", DEFAULT_RETRY_TIMEOUT)].map(|(name, value)| (name.to_owned(), value.to_owned()));
+    let given = config.source.storage_options.iter().map(|(name, value)| (name.clone(), value.expose().to_owned()));
+    default.into_iter().chain(given).collect()
 }

@@ -16,6 +16,7 @@ mod open;
 mod points;
 mod reembed;
 mod search;
+mod spill;
 mod status;
 mod table;
 mod verify;
@@ -31,9 +32,10 @@ pub use gate::Gate;
 pub use lake::Opened;
 pub use leases::Leases;
 pub use models::Models;
-pub use open::{Needed, OpenError, Setup, runtime};
+pub use open::{Needed, OpenError, Setup};
 pub use reembed::{Reembed, abandon, drop_old, foresee, reembed, rollback};
 pub use search::{Answers, Question, SearchError, search};
+pub use spill::{Spill, runtime};
 pub use status::status;
 pub use verify::verify;
 
@@ -141,7 +143,9 @@ fn stop_with(lost: CancellationToken, cancel: CancellationToken) -> DropGuard {
 
 /// A run over all lanes, or over those of one generation.
 async fn run(setup: &Setup, opened: Opened, options: &Options, only: Option<&lanes::Only>) -> Result<SyncReport, OpenError> {
-    let quarantine = Arc::new(Mutex::new(open_quarantine(setup).await?));
+    // Where no table can be read nothing is delivered, and a store that does not answer is not waited for again.
+    let quarantine =
+        if opened.tables.is_empty() { None } else { Some(Arc::new(Mutex::new(open_quarantine(setup).await?))) };
     setup.retries.until(options.cancel.clone());
     let _stopping = stop_with(setup.leases.lost().clone(), options.cancel.clone());
     let mut report = SyncReport { missing_tables: opened.missing.clone(), ..SyncReport::default() };
@@ -150,7 +154,7 @@ async fn run(setup: &Setup, opened: Opened, options: &Options, only: Option<&lan
     report.left_alone = lanes::left_alone(setup).await;
     report.tables = opened.failed.iter().map(|(name, error)| setup.unreadable(name, error)).collect();
     report.tables.extend(setup.unopened.iter().flat_map(|(sink, error)| setup.without(*sink, error)));
-    for (name, table) in &opened.tables {
+    for ((name, table), quarantine) in opened.tables.iter().zip(quarantine.iter().cycle()) {
         let of_table: Vec<lane::Lane> = lanes.extract_if(.., |lane| lane.table() == name).collect();
         let run = table::Run { setup, options, table: table.clone(), quarantine: quarantine.clone(), filling: only.is_some() };
         report.tables.extend(run.run(of_table).await);

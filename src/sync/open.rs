@@ -3,14 +3,13 @@
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
-use datafusion::execution::disk_manager::{DiskManagerBuilder, DiskManagerMode};
-use datafusion::execution::memory_pool::FairSpillPool;
-use datafusion::execution::runtime_env::{RuntimeEnv, RuntimeEnvBuilder};
+use datafusion::execution::runtime_env::RuntimeEnv;
 
 use super::lake::{Lake, Opened, storage_options};
 use super::lane::describe;
 use super::leases::Leases;
 use super::models::Models;
+use super::spill::{Spill, runtime};
 use crate::changes::{ChangesError, RecordCounts, Strategy, Table};
 use crate::config::{ColumnStore, Config, ConfigError, GraphStore, MissingTables, VectorStore, shown};
 use crate::embed::{EmbedError, Worker};
@@ -71,6 +70,8 @@ pub struct Setup {
     pub models: Models,
     /// Memory and spilling.
     pub runtime: Arc<RuntimeEnv>,
+    /// What was spilled: it goes when the run is over.
+    pub spill: Spill,
     /// What tries calls to the sinks again, and counts them.
     pub retries: Retries,
     /// What this run holds against other writers.
@@ -89,19 +90,6 @@ pub struct Needed {
 impl Needed {
     /// All of them.
     pub const ALL: Self = Self { clickhouse: true, graph: true, vectors: true };
-}
-
-/// A memory pool of the configured size, that spills to the configured directory.
-///
-/// # Errors
-/// When the directory cannot be used.
-pub fn runtime(config: &Config) -> Result<Arc<RuntimeEnv>, OpenError> {
-    let disk = DiskManagerBuilder::default().with_mode(DiskManagerMode::Directories(vec![config.spill_dir.clone()]));
-    let runtime = RuntimeEnvBuilder::new()
-        .with_memory_pool(Arc::new(FairSpillPool::new(config.memory_bytes)))
-        .with_disk_manager_builder(disk)
-        .build_arc()?;
-    Ok(runtime)
 }
 
 impl Setup {
@@ -126,7 +114,7 @@ impl Setup {
         let mapping = MappingFile::read(&config.mapping)?;
         let models = Models::new(files.models.clone());
         let embedder = embedder(&config, &models, needed)?;
-        let runtime = runtime(&config)?;
+        let (runtime, spill) = runtime(&config)?;
         let (retries, gives_way) = (Retries::default(), work == Some(Work::Reembed));
         // Together, because each reads what it holds, and none waits for another.
         let opened = futures::join!(
@@ -136,7 +124,7 @@ impl Setup {
         );
         let (mut sinks, mut unopened) = sorted([opened.0, opened.1, opened.2])?;
         let leases = leased(&mut sinks, &mut unopened, work).await?;
-        Ok(Self { config, mapping, sinks, unopened, embedder, models, runtime, retries, leases })
+        Ok(Self { config, mapping, sinks, unopened, embedder, models, runtime, spill, retries, leases })
     }
 
     /// [`Setup::open`] with all sinks, while the tables are opened for the [`super::sync_opened`] to come, so that neither waits for
@@ -148,7 +136,7 @@ impl Setup {
         let mapping = MappingFile::read(&config.mapping)?;
         let models = Models::new(files.models.clone());
         let embedder = embedder(&config, &models, Needed::ALL)?;
-        let runtime = runtime(&config)?;
+        let (runtime, spill) = runtime(&config)?;
         let lake = Lake { config: &config, mapping: &mapping, runtime: &runtime };
         let retries = Retries::default();
         let graph = retried(&retries, SinkKind::Graph, || open_graph(&config, Needed::ALL)).await;
@@ -167,7 +155,7 @@ impl Setup {
         let (mut sinks, mut unopened) = sorted([clickhouse, graph, vectors])?;
         let opened = opened?;
         let leases = leased(&mut sinks, &mut unopened, writes.then_some(Work::Sync)).await?;
-        Ok((Self { config, mapping, sinks, unopened, embedder, models, runtime, retries, leases }, opened))
+        Ok((Self { config, mapping, sinks, unopened, embedder, models, runtime, spill, retries, leases }, opened))
     }
 
     /// Closes the sinks: everything accepted becomes durable.
@@ -229,8 +217,10 @@ impl Setup {
     /// [`OpenError`] for the first thing that is wrong.
     pub async fn check(config: &Config) -> Result<Vec<String>, OpenError> {
         let mapping = MappingFile::read(&config.mapping)?;
+        let (runtime, spill) = runtime(config)?;
         let setup = Self {
-            runtime: runtime(config)?,
+            runtime,
+            spill,
             config: config.clone(),
             mapping,
             sinks: Vec::new(),

@@ -134,9 +134,9 @@ impl Bench {
             // Faults happen below the loop that tries again, as those of an engine do.
             sinks.push(Retrying::of(wrap(self.sink(kind, &embedder).await), &retries));
         }
-        let runtime = sync::runtime(&config).unwrap();
+        let (runtime, spill) = sync::runtime(&config).unwrap();
         let (unopened, models, leases) = (Vec::new(), sync::Models::default(), sync::Leases::default());
-        Setup { config, mapping, sinks, unopened, embedder: Some(embedder), models, runtime, retries, leases }
+        Setup { config, mapping, sinks, unopened, embedder: Some(embedder), models, runtime, spill, retries, leases }
     }
 
     async fn sink(&self, kind: SinkKind, embedder: &Worker) -> Arc<dyn Sink> {
