@@ -4,11 +4,12 @@ use std::path::Path;
 
 use schemars::JsonSchema;
 use secrecy::{ExposeSecret, SecretString};
-use serde::{Deserialize, Serialize, Serializer};
+use serde::de::{Error, MapAccess, SeqAccess, Visitor};
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 /// A password or a key. `Debug` does not show it.
-#[derive(Debug, Clone, Deserialize, JsonSchema)]
-#[serde(transparent)]
+#[derive(Debug, Clone, JsonSchema)]
+#[schemars(transparent)]
 pub struct Secret(#[schemars(with = "String")] SecretString);
 
 impl Secret {
@@ -50,6 +51,59 @@ impl Serialize for Secret {
     }
 }
 
+/// Text alone. What is something else is refused without being repeated, which serde would do.
+impl<'de> Deserialize<'de> for Secret {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        deserializer.deserialize_string(Text)
+    }
+}
+
+struct Text;
+
+fn no_text<T, E: Error>() -> Result<T, E> {
+    Err(E::custom("a secret must be text: put it in quotes"))
+}
+
+impl<'de> Visitor<'de> for Text {
+    type Value = Secret;
+
+    fn expecting(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("text")
+    }
+
+    fn visit_str<E: Error>(self, text: &str) -> Result<Secret, E> {
+        Ok(text.into())
+    }
+
+    fn visit_bool<E: Error>(self, _: bool) -> Result<Secret, E> {
+        no_text()
+    }
+
+    fn visit_i64<E: Error>(self, _: i64) -> Result<Secret, E> {
+        no_text()
+    }
+
+    fn visit_u64<E: Error>(self, _: u64) -> Result<Secret, E> {
+        no_text()
+    }
+
+    fn visit_f64<E: Error>(self, _: f64) -> Result<Secret, E> {
+        no_text()
+    }
+
+    fn visit_unit<E: Error>(self) -> Result<Secret, E> {
+        no_text()
+    }
+
+    fn visit_seq<A: SeqAccess<'de>>(self, _: A) -> Result<Secret, A::Error> {
+        no_text()
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, _: A) -> Result<Secret, A::Error> {
+        no_text()
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -59,6 +113,16 @@ mod tests {
         let secret = Secret::from("PLANTED");
         assert!(!format!("{secret:?}").contains("PLANTED"));
         assert_eq!(secret.expose(), "PLANTED");
+    }
+
+    #[test]
+    fn what_is_no_text_is_refused_and_not_repeated() {
+        for json in ["8674665223", "-8674665223", "1.5", "true", "null", "[\"PLANTED\"]", "{\"PLANTED\": 1}"] {
+            let error = serde_json::from_str::<Secret>(json).unwrap_err().to_string();
+            assert!(error.contains("put it in quotes"), "{error}");
+            assert!(!error.contains("PLANTED") && !error.contains("8674665223"), "{error}");
+        }
+        assert_eq!(serde_json::from_str::<Secret>("\"8674665223\"").unwrap().expose(), "8674665223");
     }
 
     #[test]
