@@ -25,7 +25,7 @@ impl Home {
         let mapping = Path::new(env!("CARGO_MANIFEST_DIR")).join("mappings/tmdb.yaml");
         let (url, common) = (
             named("DISTRIBUTARY_TEST_NEO4J"),
-            format!("source: {{root: ./silver}}\nmapping: {}\nembed: off\n", mapping.display()),
+            format!("source: {{root: ./silver}}\nmapping: {}\nembed: \"off\"\n", mapping.display()),
         );
         std::fs::write(home.path().join("password"), password()).unwrap();
         let server = format!(
