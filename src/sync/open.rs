@@ -331,7 +331,7 @@ async fn open_clickhouse(config: &Config, files: &Paths, needed: Needed) -> Open
 async fn open_graph(config: &Config, needed: Needed) -> OpenedSink {
     let opened = match config.graph.as_ref().filter(|_| needed.graph)? {
         GraphStore::Grafeo(path) => graph::open(graph::GraphOptions::at(path.clone())).await,
-        GraphStore::Server(_) => Err(SinkError::permanent("graph", "servers are not delivered to yet")),
+        GraphStore::Server(options) => graph::open_server(options.clone()).await,
     };
     Some((SinkKind::Graph, opened.map(|sink| Arc::new(sink) as Arc<dyn Sink>)))
 }

@@ -20,6 +20,8 @@ pub(crate) struct Context<'a> {
     /// All targets of the graph: a stub is made again from relationships of any of them.
     pub(crate) layouts: &'a [Layout],
     pub(crate) batch_rows: usize,
+    /// Bytes that the values of one key may have together.
+    pub(crate) key_bytes_max: usize,
 }
 
 /// The relationships of one target in a batch.
@@ -48,7 +50,7 @@ impl Context<'_> {
         for (index, (layout, write)) in writes.iter().enumerate() {
             let version = version(write)?;
             match layout {
-                Layout::Node(node) => records(node, write, version, &mut labels, &mut |row, message| {
+                Layout::Node(node) => records(node, write, version, self.key_bytes_max, &mut labels, &mut |row, message| {
                     refused.push(Refused { write: index, row, message });
                 })?,
                 Layout::Relationship(relationship) => {
@@ -67,7 +69,10 @@ impl Context<'_> {
             self.states(nodes)?;
             let mut writes = Vec::new();
             let mut left = Vec::new();
-            for node in nodes.touched.values() {
+            // Everybody who writes nodes locks them in this order.
+            let mut touched: Vec<_> = nodes.touched.iter().collect();
+            touched.sort_unstable_by_key(|(text, _)| text.as_str());
+            for (_, node) in touched {
                 match nodes.step(node) {
                     Step::Keep => {}
                     Step::Write(properties) => writes.push(row(0, 'k', &node.key, [("props", Cell::Map(properties))])),
@@ -97,7 +102,7 @@ impl Context<'_> {
         labels: &mut Labels,
         refuse: &mut dyn FnMut(usize, String),
     ) -> Result<Edges, SinkError> {
-        let (gone, mut here) = rows_of(layout, write, refuse)?;
+        let (gone, mut here) = rows_of(layout, write, self.key_bytes_max, refuse)?;
         let held = self.held(layout, gone.iter().chain(&here))?;
         let mut edges = Edges { layout: layout.clone(), deletes: Vec::new(), updates: Vec::new(), creates: Vec::new() };
         let mut ids: BTreeMap<String, (Vec<Cell>, Vec<Cell>)> = BTreeMap::new();
@@ -287,6 +292,7 @@ fn records(
     node: &Node,
     write: &Write,
     version: i64,
+    key_bytes_max: usize,
     labels: &mut Labels,
     refuse: &mut dyn FnMut(usize, String),
 ) -> Result<(), SinkError> {
@@ -314,6 +320,10 @@ fn records(
             continue;
         }
         let key: Vec<Cell> = places.iter().map(|&place| cells[place].clone()).collect();
+        if let Err(message) = short(&key, key_bytes_max) {
+            refuse(index, message);
+            continue;
+        }
         let properties = names.iter().cloned().zip(cells).filter(|(_, cell)| *cell != Cell::Null).collect();
         nodes.touch(&key).record = Some(RecordChange::Upsert { version, properties });
     }
@@ -324,6 +334,7 @@ fn records(
 fn rows_of(
     layout: &Relationship,
     write: &Write,
+    key_bytes_max: usize,
     refuse: &mut dyn FnMut(usize, String),
 ) -> Result<(Vec<Row>, Vec<Row>), SinkError> {
     let target = &layout.target;
@@ -342,7 +353,7 @@ fn rows_of(
     }
     let mut here = Vec::with_capacity(write.upserts.num_rows());
     for index in 0..write.upserts.num_rows() {
-        match upserts.row(index).and_then(|cells| keyed(layout, &cells).map(|()| cells)) {
+        match upserts.row(index).and_then(|cells| keyed(layout, &cells, key_bytes_max).map(|()| cells)) {
             Ok(cells) => here.push(cells),
             Err(message) => refuse(index, message),
         }
@@ -377,11 +388,20 @@ impl Columns {
     }
 }
 
-fn keyed(layout: &Relationship, cells: &[Cell]) -> Result<(), String> {
+fn keyed(layout: &Relationship, cells: &[Cell], key_bytes_max: usize) -> Result<(), String> {
     match layout.order.iter().find(|&&index| cells[index] == Cell::Null) {
         Some(&index) => Err(format!("key column `{}` is null", layout.target.schema.field(index).name())),
-        None => Ok(()),
+        None => {
+            short(&end_key(layout, Side::From, cells), key_bytes_max)?;
+            short(&end_key(layout, Side::To, cells), key_bytes_max)
+        }
     }
+}
+
+/// Whether an engine's index can hold the key.
+fn short(key: &[Cell], bytes_max: usize) -> Result<(), String> {
+    let bytes: usize = key.iter().map(|cell| cell.as_text().map_or(16, str::len)).sum();
+    if bytes > bytes_max { Err(format!("a key of {bytes} bytes is longer than {bytes_max}")) } else { Ok(()) }
 }
 
 /// The text of a relationship's key, from the cells of a row.

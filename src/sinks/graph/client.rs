@@ -1,7 +1,7 @@
-//! The one place that speaks to an engine. It runs statements, parameters in and rows out, inside a transaction that others
+//! What speaks to an engine, and the embedded one. It runs statements, parameters in and rows out, inside a transaction that others
 //! begin and end; it knows nothing of targets.
 //!
-//! [`Executor`] is what a server over Bolt will implement too. It is synchronous: the sink calls it from a thread that may wait.
+//! [`Executor`] is what a server over Bolt implements too (`bolt`). It is synchronous: the sink calls it from a thread that may wait.
 
 use std::collections::HashMap;
 use std::fs::{File, TryLockError};
@@ -37,6 +37,14 @@ pub(crate) trait Executor: Send {
     fn rollback(&mut self) -> Result<(), SinkError>;
     /// Answers a question that changes nothing, from what is committed.
     fn ask(&mut self, statement: &str) -> Result<Vec<Map<String, Json>>, SinkError>;
+    /// Whether something failed, since this was last asked, because the engine lacks memory for it.
+    fn short_of_memory(&mut self) -> bool {
+        false
+    }
+    /// Bytes that the values of one key may have together.
+    fn key_bytes_max(&self) -> usize {
+        usize::MAX
+    }
     /// Lets go of the engine; what is committed is durable.
     fn close(&mut self) -> Result<(), SinkError>;
 }

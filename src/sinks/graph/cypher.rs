@@ -18,6 +18,8 @@ pub(crate) const STUB_BY: &str = "_stub_by";
 pub(crate) const VERSION: &str = "_version";
 /// The label of the nodes that hold checkpoints.
 pub(crate) const CHECKPOINT: &str = "_DistributaryCheckpoint";
+/// The label of the nodes that hold a server's leases.
+pub(crate) const LEASE: &str = "_DistributaryLease";
 /// The property that identifies a checkpoint.
 pub(crate) const LANE: &str = "_lane";
 
@@ -196,7 +198,7 @@ pub(crate) fn check(target: &Target) -> Result<(), SinkError> {
 fn identifier(target: &Target, what: &str, name: &str) -> Result<(), SinkError> {
     let mut bytes = name.bytes();
     let first = bytes.next().is_some_and(|byte| byte.is_ascii_alphabetic() || byte == b'_');
-    if first && bytes.all(|byte| byte.is_ascii_alphanumeric() || byte == b'_') && name != CHECKPOINT {
+    if first && bytes.all(|byte| byte.is_ascii_alphanumeric() || byte == b'_') && ![CHECKPOINT, LEASE].contains(&name) {
         return Ok(());
     }
     Err(SinkError::stop(

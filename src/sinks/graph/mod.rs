@@ -11,13 +11,17 @@
 //! - `labels`: what all targets together need; pure.
 //! - `stubs`: who owns a node; pure.
 //! - `apply`: a batch, from rows to statements.
-//! - `client`: the one user of the engine.
+//! - `pace`: how much goes into one statement and one transaction; pure.
+//! - `client`: the one user of the embedded engine, and what any engine must do.
+//! - `bolt`: the one user of a server: values, errors, leases.
 //! - `rest`: a graph whose engine is not running, because nobody needs more than its checkpoints.
+//! - `transaction`: what was accepted and is not durable yet.
 //! - `sink`: the contract.
 //!
 //! It knows nothing of other sinks, of Delta or of SQL.
 
 mod apply;
+mod bolt;
 mod calendar;
 mod client;
 mod config;
@@ -25,12 +29,14 @@ mod cypher;
 mod decode;
 mod encode;
 mod labels;
+mod pace;
 mod rest;
 mod sink;
 mod stubs;
 #[cfg(test)]
 mod tests;
+mod transaction;
 
 pub use config::{GraphOptions, ServerOptions};
 pub(crate) use cypher::check;
-pub use sink::{GraphSink, open};
+pub use sink::{GraphSink, open, open_server};

@@ -4,7 +4,7 @@
 use std::collections::BTreeMap;
 use std::fs;
 use std::io;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::UNIX_EPOCH;
 
 use serde::{Deserialize, Serialize};
@@ -14,7 +14,7 @@ use crate::sinks::{Checkpoint, Class, SinkError};
 use super::client::{Directory, FORMAT_FILE, Grafeo, LOCK_FILE};
 use super::config::GraphOptions;
 use super::cypher::SINK;
-use super::sink::Graph;
+use super::transaction::Graph;
 
 const NOTES_FILE: &str = "checkpoints.json";
 
@@ -23,7 +23,8 @@ pub(super) enum State {
     Resting(Box<Resting>),
     Awake {
         graph: Graph,
-        options: GraphOptions,
+        /// The directory of an embedded engine that keeps one.
+        path: Option<PathBuf>,
     },
     Closed,
     /// Its engine did not start, for this reason.
@@ -90,11 +91,10 @@ impl State {
 
     /// Ends the engine if it runs, and lets go of the directory.
     pub(super) fn close(&mut self) -> Result<(), SinkError> {
-        if let Self::Awake { mut graph, options } = std::mem::replace(self, Self::Closed) {
+        if let Self::Awake { mut graph, path } = std::mem::replace(self, Self::Closed) {
+            let Some(path) = path else { return graph.leave() };
             let checkpoints = graph.close()?;
-            if let Some(path) = &options.path
-                && let Err(error) = Notes::write(path, checkpoints)
-            {
+            if let Err(error) = Notes::write(&path, checkpoints) {
                 tracing::info!(%error, "no notes of the graph were left; the next run starts its engine to read the checkpoints");
             }
         }
@@ -104,8 +104,7 @@ impl State {
 
 fn start(directory: Option<Directory>, options: GraphOptions) -> Result<State, SinkError> {
     let engine = Grafeo::start(directory, &options)?;
-    let graph = Graph::new(Box::new(engine), options.batch_rows)?;
-    Ok(State::Awake { graph, options })
+    Ok(State::Awake { graph: Graph::new(Box::new(engine), options.batch_rows), path: options.path })
 }
 
 /// Checkpoints from the texts that are stored, by lane.

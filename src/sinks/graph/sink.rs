@@ -1,7 +1,7 @@
 //! The [`Sink`] contract over a graph. One transaction is open from the first write to the flush that stores its checkpoints.
 //! The engine waits for nobody, so every call runs on a thread that may wait.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -11,16 +11,18 @@ use async_trait::async_trait;
 use serde_json::{Map, Value as Json};
 
 use crate::mapping::target::{Dimension, Target};
-use crate::sinks::{Checkpoint, Page, Query, Refused, Sink, SinkError, SinkKind, Write};
+use crate::sinks::{Checkpoint, Lease, Page, Query, Refused, Sink, SinkError, SinkKind, Write};
 
-use super::apply::{Context, row};
-use super::client::{Executor, Row};
-use super::config::GraphOptions;
-use super::cypher::{CHECKPOINT, LANE, Layout, NodeKey, SINK, Side, check};
+use super::apply::row;
+use super::bolt::{Bolt, Leases};
+use super::client::Row;
+use super::config::{GraphOptions, ServerOptions};
+use super::cypher::{Layout, SINK, Side, check};
 use super::decode::column;
 use super::encode::{Cell, key_text, property};
 use super::labels::{label_keys, with_layouts};
 use super::rest::{State, read_checkpoints};
+use super::transaction::Graph;
 
 /// Opens the graph, alone, and makes its directory when it is missing. Its engine starts when something asks for more than the
 /// checkpoints that the directory was closed with.
@@ -33,7 +35,19 @@ pub async fn open(options: GraphOptions) -> Result<GraphSink, SinkError> {
     let state =
         opened.await.map_err(|cause| SinkError::permanent(SINK, "opening the graph was interrupted").because(cause))??;
     let noted = Mutex::new(state.noted().cloned());
-    Ok(GraphSink { state: Arc::new(Mutex::new(state)), noted, waiting: Mutex::default() })
+    Ok(GraphSink { state: Arc::new(Mutex::new(state)), noted, waiting: Mutex::default(), leases: None })
+}
+
+/// Reaches a server, with authentication and its database.
+///
+/// # Errors
+/// [`Class::Transient`](crate::sinks::Class::Transient) when it does not answer; [`Class::Permanent`](crate::sinks::Class::Permanent)
+/// when it does not let the user in or has no such database, naming the key of the configuration to look at.
+pub async fn open_server(options: ServerOptions) -> Result<GraphSink, SinkError> {
+    let server = Bolt::connect(&options).await?;
+    let leases = Some(server.leases());
+    let state = State::Awake { graph: Graph::new(Box::new(server), options.batch_rows), path: None };
+    Ok(GraphSink { state: Arc::new(Mutex::new(state)), noted: Mutex::default(), waiting: Mutex::default(), leases })
 }
 
 /// A property graph that holds what it is given.
@@ -43,6 +57,8 @@ pub struct GraphSink {
     noted: Mutex<Option<BTreeMap<String, String>>>,
     /// Targets that were prepared meanwhile: they are made ready when the engine is first asked for something.
     waiting: Mutex<Vec<Layout>>,
+    /// Where a server keeps leases; an embedded engine's directory is locked.
+    leases: Option<Leases>,
 }
 
 impl fmt::Debug for GraphSink {
@@ -111,6 +127,20 @@ impl Sink for GraphSink {
         batch(&target.schema, columns.collect::<Result<_, _>>()?, rows.num_rows())
     }
 
+    async fn hold(&self, lease: &Lease) -> Result<(), SinkError> {
+        match &self.leases {
+            Some(leases) => leases.hold(lease).await,
+            None => Ok(()),
+        }
+    }
+
+    async fn release(&self, lease: &Lease) -> Result<(), SinkError> {
+        match &self.leases {
+            Some(leases) => leases.release(lease).await,
+            None => Ok(()),
+        }
+    }
+
     async fn prepare(&self, targets: &[Arc<Target>], _dimensions: &[Dimension]) -> Result<(), SinkError> {
         let layouts = targets.iter().map(|target| Layout::of(target)).collect::<Result<Vec<_>, _>>()?;
         if self.noted().is_none() {
@@ -137,11 +167,7 @@ impl Sink for GraphSink {
         if let Some(noted) = noted {
             return read_checkpoints(&noted);
         }
-        self.with(|graph| {
-            graph.lost = false;
-            read_checkpoints(&graph.stored()?)
-        })
-        .await
+        self.with(|graph| read_checkpoints(&graph.reading(Graph::stored)?)).await
     }
 
     async fn write(&self, writes: &[Write]) -> Result<Vec<Refused>, SinkError> {
@@ -156,12 +182,12 @@ impl Sink for GraphSink {
 
     async fn held(&self, target: &Target, keys: &RecordBatch) -> Result<RecordBatch, SinkError> {
         let (layout, keys) = (Layout::of(target)?, keys.clone());
-        self.with(move |graph| graph.held(&layout, &keys)).await
+        self.with(move |graph| graph.reading(|graph| graph.held(&layout, &keys))).await
     }
 
     async fn list(&self, target: &Target, after: Option<&str>, limit: usize) -> Result<Page, SinkError> {
         let (layout, after) = (Layout::of(target)?, after.map(str::to_owned));
-        self.with(move |graph| graph.list(&layout, after.as_deref(), limit)).await
+        self.with(move |graph| graph.reading(|graph| graph.list(&layout, after.as_deref(), limit))).await
     }
 
     async fn newest(&self, target: &Target) -> Result<Option<u64>, SinkError> {
@@ -171,7 +197,7 @@ impl Sink for GraphSink {
                 Layout::Node(node) => node.newest(),
                 Layout::Relationship(relationship) => relationship.newest(),
             };
-            let rows = graph.engine.read(&statement, Vec::new())?;
+            let rows = graph.reading(|graph| graph.engine.read(&statement, Vec::new()))?;
             Ok(rows.iter().flatten().find_map(|cell| match cell {
                 Cell::Int(version) => u64::try_from(*version).ok(),
                 _ => None,
@@ -196,21 +222,8 @@ impl Sink for GraphSink {
     }
 }
 
-/// What the sink knows between calls.
-pub(super) struct Graph {
-    engine: Box<dyn Executor>,
-    layouts: Vec<Layout>,
-    batch_rows: usize,
-    /// Whether a transaction is open.
-    open: bool,
-    /// Whether a failed write undid rows that were accepted before it.
-    lost: bool,
-    /// The rest of each listing that was begun, by target.
-    listings: HashMap<String, Listing>,
-}
-
 /// Keys that were listed in part.
-struct Listing {
+pub(super) struct Listing {
     /// The `next` that was answered last.
     next: String,
     /// The remaining keys in descending order, under the texts by which they compare.
@@ -218,154 +231,6 @@ struct Listing {
 }
 
 impl Graph {
-    pub(super) fn new(mut engine: Box<dyn Executor>, batch_rows: usize) -> Result<Self, SinkError> {
-        let key = NodeKey { label: CHECKPOINT.to_owned(), properties: vec![LANE.to_owned()] };
-        engine.write(&key.constraint(), Vec::new())?;
-        engine.index(&key.properties)?;
-        Ok(Self {
-            engine,
-            layouts: Vec::new(),
-            batch_rows: batch_rows.max(1),
-            open: false,
-            lost: false,
-            listings: HashMap::new(),
-        })
-    }
-
-    pub(super) fn prepare(&mut self, layouts: Vec<Layout>) -> Result<(), SinkError> {
-        if self.open {
-            return Err(SinkError::permanent(SINK, "rows are waiting; flush them before targets are prepared"));
-        }
-        let all = with_layouts(&self.layouts, layouts);
-        for key in label_keys(&all)? {
-            self.engine.write(&key.constraint(), Vec::new())?;
-            self.engine.index(&key.properties)?;
-        }
-        self.layouts = all;
-        Ok(())
-    }
-
-    /// Ends the engine; answers the checkpoints that it held.
-    pub(super) fn close(&mut self) -> Result<BTreeMap<String, String>, SinkError> {
-        if self.open {
-            self.flush(&[])?;
-        }
-        let stored = self.stored()?;
-        self.engine.close()?;
-        Ok(stored)
-    }
-
-    fn write(&mut self, writes: &[Write]) -> Result<Vec<Refused>, SinkError> {
-        let mut work = Vec::with_capacity(writes.len());
-        let mut places = Vec::with_capacity(writes.len());
-        for (index, write) in writes.iter().enumerate() {
-            if write.upserts.num_rows() == 0 && write.deletes.num_rows() == 0 {
-                continue;
-            }
-            let layout = Layout::of(&write.target)?;
-            if !self.layouts.iter().any(|known| known.identity() == layout.identity()) {
-                return Err(SinkError::permanent(
-                    SINK,
-                    format!("target `{}` is written before it is prepared", write.target.name),
-                ));
-            }
-            work.push((layout, write));
-            places.push(index);
-        }
-        if work.is_empty() {
-            return Ok(Vec::new());
-        }
-        let accepted = self.open;
-        if !self.open {
-            self.engine.begin()?;
-            self.open = true;
-        }
-        let mut context = Context { engine: self.engine.as_mut(), layouts: &self.layouts, batch_rows: self.batch_rows };
-        match context.apply(&work) {
-            Ok(mut refused) => {
-                for row in &mut refused {
-                    row.write = places[row.write];
-                }
-                Ok(refused)
-            }
-            Err(error) => {
-                self.lost |= accepted;
-                self.undo()?;
-                Err(error)
-            }
-        }
-    }
-
-    fn undo(&mut self) -> Result<(), SinkError> {
-        self.open = false;
-        self.engine.rollback()
-    }
-
-    fn flush(&mut self, checkpoints: &[Checkpoint]) -> Result<(), SinkError> {
-        if self.lost {
-            let message = "rows accepted earlier were undone when a write failed; read the checkpoints and write them again";
-            return Err(SinkError::permanent(SINK, message));
-        }
-        if !self.open {
-            if checkpoints.is_empty() {
-                return Ok(());
-            }
-            self.engine.begin()?;
-            self.open = true;
-        }
-        if let Err(error) = self.store(checkpoints) {
-            self.undo()?;
-            return Err(error);
-        }
-        // The engine ends the transaction, whether it commits or not.
-        self.open = false;
-        self.engine.commit()
-    }
-
-    /// Puts checkpoints into the open transaction.
-    fn store(&mut self, checkpoints: &[Checkpoint]) -> Result<(), SinkError> {
-        if checkpoints.is_empty() {
-            return Ok(());
-        }
-        let stored = self.stored()?;
-        let mut rows = Vec::with_capacity(checkpoints.len());
-        for checkpoint in checkpoints {
-            let lane = checkpoint.lane.name();
-            let text = serde_json::to_string(checkpoint).map_err(|cause| {
-                SinkError::permanent(SINK, format!("the checkpoint of {lane} cannot be written")).because(cause)
-            })?;
-            let held = stored.get(&lane);
-            // The same flush again, after its answer was lost.
-            if held == Some(&text) {
-                continue;
-            }
-            let revision = held.and_then(|text| serde_json::from_str::<Checkpoint>(text).ok()).map_or(0, |held| held.revision);
-            if checkpoint.revision != revision + 1 {
-                let given = checkpoint.revision;
-                let message = format!(
-                    "the checkpoint of {lane} is at revision {revision}, and {given} was to follow {}; another run has moved it: start again",
-                    given.saturating_sub(1)
-                );
-                return Err(SinkError::stop(SINK, message));
-            }
-            rows.push(row(rows.len(), 'k', &[Cell::text(&lane)], [("checkpoint", Cell::Text(text.into()))]));
-        }
-        let statement =
-            format!("UNWIND $rows AS row MERGE (c:`{CHECKPOINT}` {{`{LANE}`: row.k0}}) SET c.`checkpoint` = row.checkpoint");
-        if rows.is_empty() { Ok(()) } else { self.engine.write(&statement, rows) }
-    }
-
-    /// The checkpoints as they are stored, by the names of their lanes.
-    fn stored(&mut self) -> Result<BTreeMap<String, String>, SinkError> {
-        let statement = format!("MATCH (c:`{CHECKPOINT}`) RETURN c.`{LANE}` AS lane, c.`checkpoint` AS checkpoint");
-        let rows = self.engine.read(&statement, Vec::new())?;
-        let text = |cell: &Cell| cell.as_text().unwrap_or_default().to_owned();
-        Ok(rows
-            .iter()
-            .filter_map(|row| if let [lane, checkpoint] = row.as_slice() { Some((text(lane), text(checkpoint))) } else { None })
-            .collect())
-    }
-
     fn held(&mut self, layout: &Layout, keys: &RecordBatch) -> Result<RecordBatch, SinkError> {
         let target = layout.target();
         let schema = keys.schema();
@@ -419,7 +284,7 @@ impl Graph {
         }
         let questions: Vec<Cell> = if by.is_empty() { Vec::new() } else { questions.into_values().collect() };
         let mut rows = Vec::new();
-        let mut chunks: Vec<&[Cell]> = questions.chunks(self.batch_rows).collect();
+        let mut chunks: Vec<&[Cell]> = questions.chunks(self.pace.batch_rows()).collect();
         if chunks.is_empty() {
             chunks.push(&[]);
         }

@@ -1,8 +1,13 @@
-//! The sink over the real engine: what is written is held, and the graph is a function of its rows whatever their order.
+//! The sink over real engines: what is written is held, and the graph is a function of its rows whatever their order. Each behaviour is
+//! shown on the embedded engine, and with the feature `servers` on a Neo4j server too.
+
+#[cfg(feature = "servers")]
+mod server;
 
 use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use arrow::array::*;
 use arrow::buffer::{NullBuffer, OffsetBuffer};
@@ -10,6 +15,10 @@ use arrow::datatypes::{DataType, Field, Fields, Int64Type, Schema, TimeUnit, i25
 use proptest::prelude::*;
 use serde_json::{Map, Value as Json, json};
 
+use super::client::{Executor, Grafeo};
+use super::cypher::Layout;
+use super::encode::Cell;
+use super::transaction::Graph;
 use super::{GraphOptions, GraphSink, open};
 use crate::mapping::target::{End, Shape, SinkKind, Target};
 use crate::sinks::{Checkpoint, Class, LaneId, Query, Refused, Sink, SinkError, Write};
@@ -132,8 +141,101 @@ fn drop_row(target: &Arc<Target>, key: Json) -> Write {
     change(target, 1, &[], &[key.as_array().unwrap().clone()])
 }
 
-async fn memory(catalogue: &Catalogue) -> GraphSink {
-    let sink = open(GraphOptions::in_memory()).await.unwrap();
+/// The engines that every behaviour is shown on.
+#[derive(Debug, Clone, Copy, PartialEq)]
+enum Engine {
+    Embedded,
+    #[cfg(feature = "servers")]
+    Server,
+}
+
+/// A sink, and what nobody else may use while it is.
+struct Opened {
+    sink: GraphSink,
+    #[cfg(feature = "servers")]
+    _turn: Option<tokio::sync::MutexGuard<'static, ()>>,
+}
+
+impl std::ops::Deref for Opened {
+    type Target = GraphSink;
+
+    fn deref(&self) -> &GraphSink {
+        &self.sink
+    }
+}
+
+impl Engine {
+    /// An empty graph.
+    async fn open(self) -> Opened {
+        self.open_with(GraphOptions::in_memory().batch_rows).await
+    }
+
+    /// An empty graph with statements of so many rows.
+    async fn open_with(self, batch_rows: usize) -> Opened {
+        match self {
+            Self::Embedded => embedded_in(GraphOptions { batch_rows, ..GraphOptions::in_memory() }).await,
+            #[cfg(feature = "servers")]
+            Self::Server => server::empty(batch_rows).await,
+        }
+    }
+
+    /// The graph that was closed before, which the embedded engine keeps as `options` say; an empty one the first time.
+    async fn open_again(self, options: GraphOptions, first: bool) -> Opened {
+        match self {
+            Self::Embedded => embedded_in(options).await,
+            #[cfg(feature = "servers")]
+            Self::Server if first => server::empty(options.batch_rows).await,
+            #[cfg(feature = "servers")]
+            Self::Server => server::as_it_is(options.batch_rows).await,
+        }
+    }
+}
+
+async fn embedded_in(options: GraphOptions) -> Opened {
+    Opened {
+        sink: open(options).await.unwrap(),
+        #[cfg(feature = "servers")]
+        _turn: None,
+    }
+}
+
+/// Stamps behaviours on every engine.
+macro_rules! on_every_engine {
+    ($($name:ident),+ $(,)?) => {
+        mod embedded {
+            $(#[tokio::test]
+            async fn $name() {
+                super::$name(super::Engine::Embedded).await;
+            })+
+        }
+        #[cfg(feature = "servers")]
+        mod neo4j {
+            $(#[tokio::test]
+            async fn $name() {
+                super::$name(super::Engine::Server).await;
+            })+
+        }
+    };
+}
+
+on_every_engine!(
+    a_credit_can_arrive_before_and_stay_after_its_person,
+    the_least_key_names_a_stub_until_it_goes,
+    an_older_write_loses_and_a_null_removes,
+    a_row_is_refused_alone,
+    a_checkpoint_moves_only_from_the_one_before_and_with_its_data,
+    a_failed_write_is_undone_alone,
+    rows_are_found_by_any_columns_and_listed_in_order,
+    hostile_values_are_only_ever_values,
+    what_the_graph_cannot_hold_is_refused_before_anything_is_written,
+    every_type_comes_back_as_it_went,
+    every_type_of_key_finds_its_row,
+    a_label_of_two_keys_is_one_node_for_each_pair,
+    a_large_transaction_is_committed_in_parts,
+);
+
+async fn memory(engine: Engine, catalogue: &Catalogue) -> Opened {
+    let sink = engine.open().await;
     sink.prepare(&catalogue.all(), &[]).await.unwrap();
     sink
 }
@@ -146,7 +248,7 @@ async fn ask(sink: &GraphSink, cypher: &str) -> Vec<Map<String, Json>> {
 async fn contents(sink: &GraphSink) -> Vec<String> {
     let mut lines = Vec::new();
     for row in ask(sink, "MATCH (n) RETURN labels(n) AS labels, properties(n) AS p").await {
-        if row["labels"] != json!(["_DistributaryCheckpoint"]) {
+        if !["_DistributaryCheckpoint", "_DistributaryLease"].map(|own| json!([own])).contains(&row["labels"]) {
             lines.push(format!("{} {}", row["labels"], plain(&row["p"])));
         }
     }
@@ -176,10 +278,9 @@ async fn write(sink: &GraphSink, writes: &[Write]) {
     sink.flush(&[]).await.unwrap();
 }
 
-#[tokio::test]
-async fn a_credit_can_arrive_before_and_stay_after_its_person() {
+async fn a_credit_can_arrive_before_and_stay_after_its_person(engine: Engine) {
     let c = Catalogue::new();
-    let sink = memory(&c).await;
+    let sink = memory(engine, &c).await;
     write(&sink, &[put(&c.acted, json!([1, 7, "c1", "Fay", 0]))]).await;
     let stub = r#"["Person"] {"_stub":true,"name":"Fay","person_id":7}"#;
     assert_eq!(
@@ -202,10 +303,9 @@ async fn a_credit_can_arrive_before_and_stay_after_its_person() {
     assert_eq!(contents(&sink).await, Vec::<String>::new());
 }
 
-#[tokio::test]
-async fn the_least_key_names_a_stub_until_it_goes() {
+async fn the_least_key_names_a_stub_until_it_goes(engine: Engine) {
     let c = Catalogue::new();
-    let sink = memory(&c).await;
+    let sink = memory(engine, &c).await;
     let name = async || ask(&sink, "MATCH (g:Genre) RETURN g.name AS name").await[0]["name"].clone();
     // 10 comes before 9 among texts, and after it among numbers.
     write(
@@ -226,10 +326,9 @@ async fn the_least_key_names_a_stub_until_it_goes() {
     assert_eq!(name().await, "ten");
 }
 
-#[tokio::test]
-async fn an_older_write_loses_and_a_null_removes() {
+async fn an_older_write_loses_and_a_null_removes(engine: Engine) {
     let c = Catalogue::new();
-    let sink = memory(&c).await;
+    let sink = memory(engine, &c).await;
     let row = |title: Json| vec![json!(1), title];
     let credit = |order: i64| vec![json!(1), json!(7), json!("c"), json!("Fay"), json!(order)];
     write(&sink, &[change(&c.movie, 5, &[row(json!("five"))], &[]), change(&c.acted, 5, &[credit(5)], &[])]).await;
@@ -247,11 +346,10 @@ async fn an_older_write_loses_and_a_null_removes() {
     assert!(lines[0].contains(r#""order":6"#));
 }
 
-#[tokio::test]
-async fn a_row_is_refused_alone() {
+async fn a_row_is_refused_alone(engine: Engine) {
     let kinds = [("id", DataType::Int64), ("n", DataType::UInt64)];
     let target = target("Thing", Shape::Node, &kinds, &["id"], &["id"]);
-    let sink = open(GraphOptions::in_memory()).await.unwrap();
+    let sink = engine.open().await;
     sink.prepare(std::slice::from_ref(&target), &[]).await.unwrap();
     let columns: Vec<ArrayRef> = vec![Arc::new(Int64Array::from(vec![1, 2])), Arc::new(UInt64Array::from(vec![u64::MAX, 7]))];
     let upserts = RecordBatch::try_new(target.schema.clone(), columns).unwrap();
@@ -288,10 +386,9 @@ fn checkpoint(revision: u64) -> Checkpoint {
     }
 }
 
-#[tokio::test]
-async fn a_checkpoint_moves_only_from_the_one_before_and_with_its_data() {
+async fn a_checkpoint_moves_only_from_the_one_before_and_with_its_data(engine: Engine) {
     let c = Catalogue::new();
-    let sink = open(GraphOptions::in_memory()).await.unwrap();
+    let sink = engine.open().await;
     assert_eq!(sink.checkpoints().await.unwrap(), []);
     sink.prepare(&c.all(), &[]).await.unwrap();
     sink.write(&[put(&c.movie, json!([1, "one"]))]).await.unwrap();
@@ -308,10 +405,9 @@ async fn a_checkpoint_moves_only_from_the_one_before_and_with_its_data() {
     assert_eq!(contents(&sink).await.len(), 2);
 }
 
-#[tokio::test]
-async fn a_failed_write_undoes_the_transaction_and_leaves_the_sink_usable() {
+async fn a_failed_write_is_undone_alone(engine: Engine) {
     let c = Catalogue::new();
-    let sink = memory(&c).await;
+    let sink = memory(engine, &c).await;
     write(&sink, &[put(&c.acted, json!([1, 7, "c1", "Fay", 0])), put(&c.person, json!([7, "Fay Wray", 1907]))]).await;
     let before = contents(&sink).await;
     sink.write(&[
@@ -327,19 +423,46 @@ async fn a_failed_write_undoes_the_transaction_and_leaves_the_sink_usable() {
     .unwrap();
     let mut broken = put(&c.person, json!([9, "Nine", null]));
     broken.deletes = broken.upserts.project(&[1]).unwrap();
-    assert!(sink.write(&[broken]).await.is_err());
-    assert_eq!(contents(&sink).await, before);
-    let error = sink.flush(&[checkpoint(1)]).await.unwrap_err();
-    assert!(error.message.contains("undone"), "{}", error.message);
-    assert_eq!(sink.checkpoints().await.unwrap(), []);
-    write(&sink, &[drop_row(&c.person, json!([7])), drop_row(&c.acted, json!([1, 7, "c1"]))]).await;
-    assert_eq!(contents(&sink).await, Vec::<String>::new());
+    assert!(sink.write(&[put(&c.movie, json!([5, "five"])), broken]).await.is_err());
+    assert_eq!(contents(&sink).await, before, "nothing is visible before it is flushed");
+    // What was accepted before is there to be read, and what failed is not.
+    let key = rows(&c.movie, &["movie_id".to_owned()], &[vec![json!(5)]]);
+    assert_eq!(sink.held(&c.movie, &key).await.unwrap().num_rows(), 0);
+    let key = rows(&c.acted, &["movie_id".to_owned()], &[vec![json!(1)], vec![json!(2)]]);
+    assert_eq!(sink.held(&c.acted, &key).await.unwrap().num_rows(), 1);
+    sink.flush(&[checkpoint(1)]).await.unwrap();
+    assert_eq!(
+        contents(&sink).await,
+        [
+            r#"({"person_id":8})-"ACTED_IN" {"credit_id":"c2","name":"B","order":1}->({"movie_id":2})"#,
+            r#"["Movie"] {"_stub":true,"movie_id":2}"#,
+            r#"["Person"] {"name":"Bruce","person_id":8}"#
+        ]
+    );
+    assert_eq!(sink.checkpoints().await.unwrap(), [checkpoint(1)]);
 }
 
-#[tokio::test]
-async fn rows_are_found_by_any_columns_and_listed_in_order() {
+async fn a_large_transaction_is_committed_in_parts(engine: Engine) {
     let c = Catalogue::new();
-    let sink = memory(&c).await;
+    let sink = engine.open_with(3).await;
+    sink.prepare(&c.all(), &[]).await.unwrap();
+    let credits: Vec<Vec<Json>> =
+        (0..200).map(|i| vec![json!(i / 9), json!(i % 7), json!(format!("c{i}")), json!("n"), json!(i)]).collect();
+    let films: Vec<Vec<Json>> = (0..40).map(|i| vec![json!(i), json!("film")]).collect();
+    let again = [change(&c.acted, 1, &credits, &[]), change(&c.movie, 1, &films, &[])];
+    assert_eq!(sink.write(&again).await.unwrap(), []);
+    let large = ask(&sink, "MATCH ()-[r]->() RETURN count(r) AS n").await[0]["n"].as_u64().unwrap();
+    assert!(large > 100, "60 rows are a transaction, and {large} relationships are there before the flush");
+    sink.flush(&[checkpoint(1)]).await.unwrap();
+    let once = contents(&sink).await;
+    assert_eq!(once.len(), 200 + 40 + 7);
+    write(&sink, &again).await;
+    assert_eq!(contents(&sink).await, once);
+}
+
+async fn rows_are_found_by_any_columns_and_listed_in_order(engine: Engine) {
+    let c = Catalogue::new();
+    let sink = memory(engine, &c).await;
     let credits: Vec<Vec<Json>> =
         (0..20).map(|i| vec![json!(i / 4), json!(i % 5), json!(format!("c{i}")), json!("n"), json!(i)]).collect();
     write(&sink, &[change(&c.acted, 1, &credits, &[]), put(&c.movie, json!([3, "three"]))]).await;
@@ -382,10 +505,9 @@ async fn rows_are_found_by_any_columns_and_listed_in_order() {
     assert_eq!(sink.list(&c.series_genre, None, 5).await.unwrap().keys.num_rows(), 0);
 }
 
-#[tokio::test]
-async fn hostile_values_are_only_ever_values() {
+async fn hostile_values_are_only_ever_values(engine: Engine) {
     let c = Catalogue::new();
-    let sink = memory(&c).await;
+    let sink = memory(engine, &c).await;
     let long = "x".repeat(1_000_000);
     let names = [
         "",
@@ -420,7 +542,9 @@ async fn hostile_values_are_only_ever_values() {
     let by_text = target("Tag", Shape::Node, &[("tag", DataType::Utf8)], &["tag"], &["tag"]);
     let by_number = target("Number", Shape::Node, &[("number", DataType::Int64)], &["number"], &["number"]);
     sink.prepare(&[by_text.clone(), by_number.clone()], &[]).await.unwrap();
-    let tags: Vec<Vec<Json>> = names.iter().map(|name| vec![json!(name)]).collect();
+    // A server indexes no key of a megabyte.
+    let as_key = |name: &&&str| engine == Engine::Embedded || name.len() < 1_000;
+    let tags: Vec<Vec<Json>> = names.iter().filter(as_key).map(|name| vec![json!(name)]).collect();
     let big: Vec<Vec<Json>> =
         [i64::MIN, -1, 0, 9_007_199_254_740_992, 9_007_199_254_740_993, i64::MAX - 1, i64::MAX].map(|n| vec![json!(n)]).to_vec();
     write(&sink, &[change(&by_text, 1, &tags, &[]), change(&by_number, 1, &big, &[])]).await;
@@ -440,9 +564,8 @@ async fn hostile_values_are_only_ever_values() {
     }
 }
 
-#[tokio::test]
-async fn what_the_graph_cannot_hold_is_refused_before_anything_is_written() {
-    let sink = open(GraphOptions::in_memory()).await.unwrap();
+async fn what_the_graph_cannot_hold_is_refused_before_anything_is_written(engine: Engine) {
+    let sink = engine.open().await;
     let node = |name: &str, column: &str, kind: DataType| {
         target(name, Shape::Node, &[("id", DataType::Int64), (column, kind)], &["id"], &["id"])
     };
@@ -566,8 +689,7 @@ fn every_type() -> Vec<ArrayRef> {
     columns
 }
 
-#[tokio::test]
-async fn every_type_comes_back_as_it_went() {
+async fn every_type_comes_back_as_it_went(engine: Engine) {
     let directory = tempfile::tempdir().unwrap();
     let columns = every_type();
     let mut fields = vec![Field::new("id", DataType::Int64, false)];
@@ -579,11 +701,13 @@ async fn every_type_comes_back_as_it_went() {
     let shape = Shape::Relationship { from: end("A", "id", &[], false), to: end("B", "id", &[], false) };
     let relationship = Target { name: "IS".to_owned(), shape, ..node.clone() };
     let keys = rows.project(&[0]).unwrap();
+    // The server is this test's until its end.
+    let mut closed = Vec::new();
     for generation in 0..3 {
         // Once from memory, once from the replayed log, once from the file.
         let options =
             GraphOptions { log_bytes_max: if generation == 1 { 0 } else { u64::MAX }, ..GraphOptions::at(directory.path()) };
-        let sink = open(options).await.unwrap();
+        let sink = engine.open_again(options, generation == 0).await;
         for target in [&node, &relationship] {
             sink.check(target).unwrap();
             let target = Arc::new(target.clone());
@@ -609,11 +733,11 @@ async fn every_type_comes_back_as_it_went() {
             assert_eq!(held.schema(), image.schema());
         }
         sink.close().await.unwrap();
+        closed.push(sink);
     }
 }
 
-#[tokio::test]
-async fn every_type_of_key_finds_its_row() {
+async fn every_type_of_key_finds_its_row(engine: Engine) {
     let micros = TimestampMicrosecondArray::from(vec![i64::MIN, -1, i64::MAX]);
     for column in [
         Arc::new(BooleanArray::from(vec![true, false])) as ArrayRef,
@@ -628,7 +752,7 @@ async fn every_type_of_key_finds_its_row() {
     ] {
         let node = target("Thing", Shape::Node, &[("k", column.data_type().clone())], &["k"], &["k"]);
         let rows = RecordBatch::try_new(node.schema.clone(), vec![column]).unwrap();
-        let sink = open(GraphOptions::in_memory()).await.unwrap();
+        let sink = engine.open().await;
         sink.prepare(std::slice::from_ref(&node), &[]).await.unwrap();
         for version in [1, 2] {
             let write = Write { target: node.clone(), version, upserts: rows.clone(), deletes: rows.slice(0, 0) };
@@ -647,8 +771,7 @@ async fn every_type_of_key_finds_its_row() {
     }
 }
 
-#[tokio::test]
-async fn a_label_of_two_keys_is_one_node_for_each_pair() {
+async fn a_label_of_two_keys_is_one_node_for_each_pair(engine: Engine) {
     let (int, text) = (DataType::Int64, DataType::Utf8);
     let season = target(
         "Season",
@@ -672,7 +795,7 @@ async fn a_label_of_two_keys_is_one_node_for_each_pair() {
         &["series", "number", "before"],
         &["series", "number"],
     );
-    let sink = open(GraphOptions::in_memory()).await.unwrap();
+    let sink = engine.open().await;
     sink.prepare(&[season.clone(), after.clone()], &[]).await.unwrap();
     let seasons: Vec<Vec<Json>> = (0..6).map(|i| vec![json!(i / 3), json!(i % 3), json!(format!("s{i}"))]).collect();
     let follows: Vec<Vec<Json>> = (0..6).map(|i| vec![json!(i / 3), json!(i % 3), json!(i % 3 - 1), json!(null)]).collect();
@@ -691,6 +814,79 @@ async fn a_label_of_two_keys_is_one_node_for_each_pair() {
     );
     write(&sink, &[change(&after, 2, &[], &follows.iter().map(|row| row[..3].to_vec()).collect::<Vec<_>>())]).await;
     assert_eq!(contents(&sink).await.len(), 6);
+}
+
+/// An engine that takes no more than so many rows in a statement.
+struct Tight {
+    engine: Grafeo,
+    rows_max: usize,
+    short: bool,
+    refused: Arc<AtomicUsize>,
+}
+
+impl Executor for Tight {
+    fn read(&mut self, statement: &str, rows: Vec<Cell>) -> Result<Vec<Vec<Cell>>, SinkError> {
+        self.engine.read(statement, rows)
+    }
+
+    fn write(&mut self, statement: &str, rows: Vec<Cell>) -> Result<(), SinkError> {
+        if rows.len() > self.rows_max {
+            self.short = true;
+            self.refused.fetch_add(1, Ordering::Relaxed);
+            return Err(SinkError::transient("graph", "not enough memory"));
+        }
+        self.engine.write(statement, rows)
+    }
+
+    fn index(&mut self, properties: &[String]) -> Result<(), SinkError> {
+        self.engine.index(properties)
+    }
+
+    fn begin(&mut self) -> Result<(), SinkError> {
+        self.engine.begin()
+    }
+
+    fn commit(&mut self) -> Result<(), SinkError> {
+        self.engine.commit()
+    }
+
+    fn rollback(&mut self) -> Result<(), SinkError> {
+        self.engine.rollback()
+    }
+
+    fn ask(&mut self, statement: &str) -> Result<Vec<Map<String, Json>>, SinkError> {
+        self.engine.ask(statement)
+    }
+
+    fn short_of_memory(&mut self) -> bool {
+        std::mem::take(&mut self.short)
+    }
+
+    fn close(&mut self) -> Result<(), SinkError> {
+        self.engine.close()
+    }
+}
+
+#[test]
+fn an_engine_that_lacks_memory_is_given_less_until_it_takes_it() {
+    let (c, refused) = (Catalogue::new(), Arc::new(AtomicUsize::new(0)));
+    let engine = Grafeo::start(None, &GraphOptions::in_memory()).unwrap();
+    let mut graph = Graph::new(Box::new(Tight { engine, rows_max: 70, short: false, refused: refused.clone() }), 1_000);
+    graph.prepare(c.all().iter().map(|target| Layout::of(target).unwrap()).collect()).unwrap();
+    let films =
+        |from: i64| change(&c.movie, 1, &(from..from + 500).map(|i| vec![json!(i), json!("film")]).collect::<Vec<_>>(), &[]);
+    let mut attempts = 0;
+    for from in [0, 500] {
+        while let Err(error) = graph.write(&[films(from)]) {
+            assert_eq!(error.class, Class::Transient);
+            attempts += 1;
+        }
+    }
+    graph.flush(&[checkpoint(1)]).unwrap();
+    // From 1,000 rows by halves to 62.
+    assert_eq!((attempts, refused.load(Ordering::Relaxed)), (4, 4));
+    let answer = graph.engine.ask("MATCH (m:Movie) RETURN count(m) AS n").unwrap();
+    assert_eq!(answer[0]["n"], json!(1_000));
 }
 
 /// One change of a row: which table, its keys, its value, or its removal.
@@ -895,7 +1091,22 @@ proptest! {
         let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
         runtime.block_on(async {
             let catalogue = Catalogue::new();
-            let sink = memory(&catalogue).await;
+            let sink = memory(Engine::Embedded, &catalogue).await;
+            follow(&sink, &catalogue, &batches).await
+        })?;
+    }
+}
+
+#[cfg(feature = "servers")]
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 12, failure_persistence: None, ..ProptestConfig::default() })]
+
+    #[test]
+    fn the_graph_of_a_server_is_a_function_of_its_rows(batches in batches()) {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        runtime.block_on(async {
+            let catalogue = Catalogue::new();
+            let sink = memory(Engine::Server, &catalogue).await;
             follow(&sink, &catalogue, &batches).await
         })?;
     }
