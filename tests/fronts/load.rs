@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use arrow::array::{
-    Array as _, ArrayRef, FixedSizeListArray, Float32Array, Int64Array, ListBuilder, RecordBatch, StringArray, StringBuilder,
+    ArrayRef, FixedSizeListArray, Float32Array, Int64Array, ListBuilder, RecordBatch, StringArray, StringBuilder,
 };
 use arrow::datatypes::{DataType, Field, Schema};
 use distributary::mapping::target::{CHUNK, Shape, Target, VECTOR};

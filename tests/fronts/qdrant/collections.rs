@@ -151,10 +151,7 @@ impl Collections for Service {
 
     async fn delete(&self, request: Request<DeleteCollection>) -> Answer<CollectionOperationResponse> {
         let name = request.into_inner().collection_name;
-        let mut all = self.0.lock();
-        let gone = all.shards.remove(&name);
-        all.aliases.retain(|_, of| *of != name);
-        drop(all);
+        let gone = self.forget(&name);
         let result = gone.is_some();
         // The engine ends off the runtime's threads.
         tokio::task::spawn_blocking(move || drop(gone)).await.unwrap();
@@ -238,6 +235,13 @@ impl Collections for Service {
 }
 
 impl Service {
+    /// Takes a collection away, and its aliases with it.
+    fn forget(&self, name: &str) -> Option<Arc<Shard>> {
+        let mut all = self.0.lock();
+        all.aliases.retain(|_, of| of != name);
+        all.shards.remove(name)
+    }
+
     fn aliases(&self, wanted: impl Fn(&str) -> bool) -> ListAliasesResponse {
         let all = self.0.lock();
         let aliases = all

@@ -4,11 +4,11 @@
 
 use std::sync::Arc;
 
-use qdrant_client::qdrant::points_selector::PointsSelectorOneOf;
-use qdrant_client::qdrant::points_server::Points;
-use qdrant_client::qdrant::points_update_operation::{Operation, OverwritePayload, PointStructList, SetPayload};
-use qdrant_client::qdrant::query::Variant;
-use qdrant_client::qdrant::*;
+use ::qdrant_client::qdrant::points_selector::PointsSelectorOneOf;
+use ::qdrant_client::qdrant::points_server::Points;
+use ::qdrant_client::qdrant::points_update_operation::{Operation, OverwritePayload, PointStructList, SetPayload};
+use ::qdrant_client::qdrant::query::Variant;
+use ::qdrant_client::qdrant::*;
 use qdrant_edge::{
     ConditionalInsertOperation, CountRequest, CreateIndex, DeletePayloadOp, FieldIndexOperations, JsonPath, NamedQuery,
     PayloadFieldSchema, PayloadOps, PointIdsList as EdgeIds, PointInsertOperations, PointOperations, PointStructPersisted,
