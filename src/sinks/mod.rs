@@ -173,6 +173,9 @@ pub trait Sink: Send + Sync + fmt::Debug {
     /// Makes everything accepted so far durable, then stores the checkpoints, each replacing the one of its lane. Where the engine has
     /// transactions, data and checkpoints become visible together.
     ///
+    /// Without checkpoints it is the end of a batch, on which nothing counts yet: an engine may go on gathering rows for a larger write,
+    /// within bounds of its own. They are durable before the next checkpoint, seen by whoever asks this sink, and lost with the process.
+    ///
     /// A checkpoint replaces only one that carries its `revision` minus one ([`Checkpoint::revision`]).
     ///
     /// # Errors
