@@ -179,6 +179,7 @@ impl Engine {
         }
     }
 
+    #[cfg_attr(not(feature = "servers"), expect(unused_variables, reason = "only a server has been met before"))]
     /// The graph that was closed before, which the embedded engine keeps as `options` say; an empty one the first time.
     async fn open_again(self, options: GraphOptions, first: bool) -> Opened {
         match self {
