@@ -13,6 +13,7 @@ use distributary::mapping::target::{Shape, Target, VECTOR};
 use distributary::mapping::{MappingFile, compile};
 use distributary::report::ReembedState;
 use distributary::rows::canonical_schema;
+use distributary::sinks::retry::{Retries, Retrying};
 use distributary::sinks::vectors::{PineconeOptions, VectorsSink, open_pinecone};
 use distributary::sinks::{Checkpoint, Class, LaneId, Lease, Query, Role, Sink, SinkError, SinkKind, Work, Write};
 use distributary::sync::{self, Options, Question, Reembed, Setup};
@@ -592,12 +593,13 @@ fn the_sample_is_synced_and_its_third_sync_sends_nothing() {
 async fn on_pinecone(bench: &Bench, front: &Front) -> Setup {
     let embedder = Arc::new(hash_embedder());
     let (model, dimensions) = (embedder.identity().to_owned(), embedder.dimensions());
-    let sink: Arc<dyn Sink> = Arc::new(open_pinecone(options(front), model, dimensions).await.unwrap());
+    let (sink, retries) = (open_pinecone(options(front), model, dimensions).await.unwrap(), Retries::default());
+    let sink = Retrying::of(Arc::new(sink), &retries);
     let config = bench.config();
     let mapping = MappingFile::read(&config.mapping).unwrap();
-    let runtime = sync::runtime(&config).unwrap();
+    let (runtime, spill) = sync::runtime(&config).unwrap();
     let (unopened, models, leases) = (Vec::new(), sync::Models::default(), sync::Leases::default());
-    Setup { config, mapping, sinks: vec![sink], unopened, embedder: Some(embedder), models, runtime, leases }
+    Setup { config, mapping, sinks: vec![sink], unopened, embedder: Some(embedder), models, runtime, spill, retries, leases }
 }
 
 async fn sync_all(setup: &Setup) -> u64 {

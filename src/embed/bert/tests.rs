@@ -390,7 +390,9 @@ fn files_that_are_not_the_manifests_are_refused_with_both_values() {
     let cls = "{\"pooling_mode_cls_token\": true, \"pooling_mode_mean_tokens\": false}";
     says(refusal(pooling(cls), as_is), &["1_Pooling/config.json", "pooling_mode_cls_token", "the manifest says pooling mean"]);
     says(refusal(pooling("{\"word_embedding_dimension\": 768}"), as_is), &["768 dimensions", "the manifest says 32"]);
-    let other = |dir: &Path| drop(std::fs::copy(tiny_dir("unigram").join("tokenizer.json"), dir.join("tokenizer.json")).unwrap());
+    let other = |dir: &Path| {
+        std::fs::copy(tiny_dir("unigram").join("tokenizer.json"), dir.join("tokenizer.json")).unwrap();
+    };
     says(refusal(other, as_is), &["tokenizer.json", "unigram", "the manifest says wordpiece"]);
     says(refusal(|dir| std::fs::remove_file(dir.join("config.json")).unwrap(), as_is), &["config.json", "make_tiny.py"]);
     says(refusal(|dir| std::fs::write(dir.join("model.safetensors"), "x").unwrap(), as_is), &["model.safetensors"]);
