@@ -60,9 +60,9 @@ impl Gathered {
             due.push(std::mem::take(&mut open));
         }
         let row_bytes = batch.get_array_memory_size() / batch.num_rows().max(1) + 1;
-        let fitting = (INSERT_BYTES_MAX / row_bytes).clamp(1, INSERT_ROWS_MAX);
         let mut start = 0;
         while start < batch.num_rows() {
+            let fitting = (INSERT_BYTES_MAX.saturating_sub(open.bytes) / row_bytes).max(1);
             let rows = (batch.num_rows() - start).min(fitting).min(INSERT_ROWS_MAX - open.rows);
             open.add(batch.slice(start, rows), rows * row_bytes);
             start += rows;
