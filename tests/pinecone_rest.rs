@@ -583,8 +583,8 @@ fn the_sample_is_synced_and_its_third_sync_sends_nothing() {
     assert_eq!(operations(&synced(&["sync", "--json"]).json()), 0);
     let asked = front.asked();
     assert!(writes(&asked).is_empty(), "{:?}", writes(&asked));
-    let found = synced(&["search", "--json", "--collection", "titles", "Metropolis"]).json();
-    assert_eq!(found[0]["title"], "Metropolis", "{found}");
+    let found = synced(&["search", "--json", "--where", "title=Metropolis", "a city"]).json();
+    assert!(found.as_array().is_some_and(|found| found.len() == 1) && found[0]["title"] == "Metropolis", "{found}");
     assert!(synced(&["status"]).all().contains("titles"));
     none_wrong(&front);
 }
@@ -667,7 +667,7 @@ fn contents_are_those_of_the_embedded_engine() {
             sync_all(&server).await;
             assert_eq!(front.faults_left(), 0);
             let expected = all_contents(&embedded).await;
-            assert!(expected.len() > 90, "{}", expected.len());
+            assert!(expected.len() >= 90, "{}", expected.len());
             assert_eq!(all_contents(&server).await, expected, "round {round}");
             assert_eq!(verified(&server).await, 2);
             assert_eq!(sync_all(&server).await, 0);

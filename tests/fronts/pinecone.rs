@@ -57,7 +57,6 @@ impl Fault {
 /// A request as it came.
 #[derive(Debug, Clone)]
 pub(crate) struct Asked {
-    pub(crate) method: String,
     /// Without the host and the query.
     pub(crate) path: String,
     pub(crate) body: Value,
@@ -295,7 +294,7 @@ impl Plane {
             reply = Reply::new(404, json!({"code": 5, "message": "Not found", "details": []}));
         }
         let path = format!("/{}", request.path.join("/"));
-        inner.asked.push(Asked { method: request.method, path, body: request.body.unwrap_or_default(), status: reply.status });
+        inner.asked.push(Asked { path, body: request.body.unwrap_or_default(), status: reply.status });
         reply
     }
 

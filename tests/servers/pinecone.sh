@@ -16,4 +16,4 @@ if [ ! -x "$venv/bin/python" ] || ! "$venv/bin/python" -c 'import pinecone' 2>/d
     "$venv/bin/pip" install --quiet 'pinecone==8.1.2' 'urllib3==2.5.0'
 fi
 cargo build --quiet --example fronts
-exec "$venv/bin/python" tests/servers/pinecone.py "${CARGO_TARGET_DIR:-target}/debug/examples/fronts"
+exec "$venv/bin/python" tests/servers/pinecone_client.py "${CARGO_TARGET_DIR:-target}/debug/examples/fronts"
