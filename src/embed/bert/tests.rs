@@ -310,12 +310,12 @@ fn both_kinds_of_tokenizer_cut_within_the_limit() {
             let pieces: Vec<&str> = model.chunk(&text).unwrap().into_iter().map(|piece| &text[piece]).collect();
             assert_eq!(model.embed(&pieces).unwrap().len(), pieces.len(), "{kind} {unit:?}");
         }
-        let sentence = "The river was very old, and the people of the city made a film. ";
-        let text = sentence.repeat(40);
+        // Short enough that one fits into what neighbours share.
+        let text = "The river was very old. ".repeat(100);
         let pieces = model.chunk(&text).unwrap();
         assert!(pieces.len() > 5, "{kind}");
         for pair in pieces.windows(2) {
-            assert!(text[pair[1].start..].starts_with("The river") && text[..pair[0].end].ends_with("film."), "{kind} {pair:?}");
+            assert!(text[pair[1].start..].starts_with("The river") && text[..pair[0].end].ends_with("old."), "{kind} {pair:?}");
         }
     }
 }
@@ -390,7 +390,9 @@ fn files_that_are_not_the_manifests_are_refused_with_both_values() {
     let cls = "{\"pooling_mode_cls_token\": true, \"pooling_mode_mean_tokens\": false}";
     says(refusal(pooling(cls), as_is), &["1_Pooling/config.json", "pooling_mode_cls_token", "the manifest says pooling mean"]);
     says(refusal(pooling("{\"word_embedding_dimension\": 768}"), as_is), &["768 dimensions", "the manifest says 32"]);
-    let other = |dir: &Path| drop(std::fs::copy(tiny_dir("unigram").join("tokenizer.json"), dir.join("tokenizer.json")).unwrap());
+    let other = |dir: &Path| {
+        std::fs::copy(tiny_dir("unigram").join("tokenizer.json"), dir.join("tokenizer.json")).unwrap();
+    };
     says(refusal(other, as_is), &["tokenizer.json", "unigram", "the manifest says wordpiece"]);
     says(refusal(|dir| std::fs::remove_file(dir.join("config.json")).unwrap(), as_is), &["config.json", "make_tiny.py"]);
     says(refusal(|dir| std::fs::write(dir.join("model.safetensors"), "x").unwrap(), as_is), &["model.safetensors"]);
@@ -441,7 +443,7 @@ proptest! {
     }
 
     #[test]
-    fn any_text_is_cut_within_the_limit_by_unigrams_too(units in prop::collection::vec("\\PC{1,12}|[a-z]{1,60}|[ .\n\"!。]{1,3}|[\u{0}-\u{1f}\u{200b}\u{301}]{1,3}", 1..200)) {
+    fn any_text_is_cut_within_the_limit_by_unigrams_too(units in prop::collection::vec("\\PC{1,12}|[a-z]{1,60}|[ .\n\"!。]{1,3}|[\u{0}-\u{1f}\u{200b}\u{301}]{1,3}", 1..80)) {
         static MODEL: OnceLock<Bert> = OnceLock::new();
         check_pieces(MODEL.get_or_init(|| tiny(plain("unigram"), "unigram")), &units.concat());
     }
