@@ -310,12 +310,12 @@ fn both_kinds_of_tokenizer_cut_within_the_limit() {
             let pieces: Vec<&str> = model.chunk(&text).unwrap().into_iter().map(|piece| &text[piece]).collect();
             assert_eq!(model.embed(&pieces).unwrap().len(), pieces.len(), "{kind} {unit:?}");
         }
-        let sentence = "The river was very old, and the people of the city made a film. ";
-        let text = sentence.repeat(40);
+        // Short enough that one fits into what neighbours share.
+        let text = "The river was very old. ".repeat(100);
         let pieces = model.chunk(&text).unwrap();
         assert!(pieces.len() > 5, "{kind}");
         for pair in pieces.windows(2) {
-            assert!(text[pair[1].start..].starts_with("The river") && text[..pair[0].end].ends_with("film."), "{kind} {pair:?}");
+            assert!(text[pair[1].start..].starts_with("The river") && text[..pair[0].end].ends_with("old."), "{kind} {pair:?}");
         }
     }
 }
@@ -443,7 +443,7 @@ proptest! {
     }
 
     #[test]
-    fn any_text_is_cut_within_the_limit_by_unigrams_too(units in prop::collection::vec("\\PC{1,12}|[a-z]{1,60}|[ .\n\"!。]{1,3}|[\u{0}-\u{1f}\u{200b}\u{301}]{1,3}", 1..200)) {
+    fn any_text_is_cut_within_the_limit_by_unigrams_too(units in prop::collection::vec("\\PC{1,12}|[a-z]{1,60}|[ .\n\"!。]{1,3}|[\u{0}-\u{1f}\u{200b}\u{301}]{1,3}", 1..80)) {
         static MODEL: OnceLock<Bert> = OnceLock::new();
         check_pieces(MODEL.get_or_init(|| tiny(plain("unigram"), "unigram")), &units.concat());
     }
