@@ -54,7 +54,7 @@ impl Serialize for Secret {
 /// Text alone. What is something else is refused without being repeated, which serde would do.
 impl<'de> Deserialize<'de> for Secret {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        deserializer.deserialize_string(Text)
+        deserializer.deserialize_any(Text)
     }
 }
 
