@@ -23,8 +23,9 @@ use crate::fronts::qdrant::{Front, Rules};
 
 const DIMENSIONS: usize = 8;
 
+/// A machine that tests many things at once may be slow.
 fn options(front: &Front) -> QdrantOptions {
-    QdrantOptions::at(front.address().parse().unwrap())
+    QdrantOptions { timeout: Duration::from_secs(600), ..QdrantOptions::at(front.address().parse().unwrap()) }
 }
 
 async fn opened_with(options: QdrantOptions) -> Result<VectorsSink, SinkError> {
@@ -604,8 +605,8 @@ async fn requests_are_cut_by_bytes_and_by_points() {
     // The front takes requests of up to 4 MB.
     let front = Front::start();
     let (sink, target) = prepared(&front).await;
-    let long = "é".repeat(40_000);
-    let chunks: Vec<Chunk> = (0..120).map(|id| chunk(id, &format!("text {id}"), &format!("{id} {long}"))).collect();
+    let long = "é".repeat(100_000);
+    let chunks: Vec<Chunk> = (0..40).map(|id| chunk(id, &format!("text {id}"), &format!("{id} {long}"))).collect();
     put(&sink, &target, 1, &chunks, &[]).await;
     let payloads: Vec<Chunk> =
         chunks.iter().map(|c| Chunk { has_vector: false, title: format!("new {}", c.title), ..c.clone() }).collect();

@@ -132,6 +132,8 @@ impl Front {
         let (bound, address) = std::sync::mpsc::channel();
         let serving = state.clone();
         let scheme = if rules.identity.is_some() { "qdrant+s" } else { "qdrant" };
+        // There are two in the process, and a server takes the one that was chosen.
+        let _ = tokio_rustls::rustls::crypto::ring::default_provider().install_default();
         let identity = rules.identity.map(|(certificate, key)| Identity::from_pem(certificate, key));
         let thread = std::thread::spawn(move || {
             let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
