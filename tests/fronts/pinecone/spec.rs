@@ -40,11 +40,9 @@ fn validator(document: &Value, schema: &Value) -> Validator {
 fn mended(value: &mut Value) {
     match value {
         Value::Object(object) => {
-            // `required: true` of a property, and names beside a `type` that has no properties.
-            if object.get("required").is_some_and(|required| !required.is_array()) || !object.contains_key("properties") {
-                if object.contains_key("type") {
-                    object.remove("required");
-                }
+            // Names of required properties beside a type that has none.
+            if object.contains_key("type") && !object.contains_key("properties") {
+                object.remove("required");
             }
             object.retain(|key, _| !matches!(key.as_str(), "example" | "examples" | "discriminator" | "format"));
             object.values_mut().for_each(mended);
