@@ -75,7 +75,8 @@ pub(crate) async fn an_older_version_loses<P: Place>() {
     let place = P::fresh().await;
     let sink = place.open().await;
     for subject in Subject::all(&sink).await {
-        let high = 255 << 56 | 7 << 16 | 3;
+        // The last epoch that every engine can hold.
+        let high = 127 << 56 | 7 << 16 | 3;
         subject.put(high, &four(), &[]).await;
         subject.put(high - 1, &[row(1, 0, "old"), row(9, 0, "unknown to the newer one")], &[(-1, 0)]).await;
         let mut expected = four();
@@ -251,8 +252,9 @@ pub(crate) async fn the_newest_version_is_known<P: Place>() {
         }
         subject.put(6, &[row(7, 0, "older, elsewhere")], &[]).await;
         assert_eq!(newest().await, Some(1 << 56 | 10));
-        subject.put(u64::MAX, &[row(8, 0, "the last")], &[]).await;
-        assert_eq!(newest().await, Some(u64::MAX));
+        let last = u64::MAX >> 1;
+        subject.put(last, &[row(8, 0, "the last")], &[]).await;
+        assert_eq!(newest().await, Some(last));
     }
 }
 

@@ -421,6 +421,52 @@ mod tests {
     }
 
     #[test]
+    fn an_answer_that_never_comes_is_not_there() {
+        let (server, heard) = echo();
+        let proxy = Proxy::before(&server);
+        proxy.push(When::Sent(0), Fault::Silence);
+        let mut stream = TcpStream::connect(proxy.address()).unwrap();
+        stream.write_all(b"hello").unwrap();
+        assert_eq!(heard.recv().unwrap(), "hello");
+        stream.shutdown(std::net::Shutdown::Write).unwrap();
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).unwrap();
+        assert_eq!((answer.as_str(), proxy.happened()), ("", 1));
+    }
+
+    #[test]
+    fn a_certificate_is_taken_by_those_who_know_it() {
+        use tokio_rustls::TlsConnector;
+        use tokio_rustls::rustls::pki_types::pem::PemObject;
+        use tokio_rustls::rustls::pki_types::{CertificateDer, ServerName};
+        use tokio_rustls::rustls::{ClientConfig, RootCertStore};
+        let (server, _heard) = echo();
+        let proxy = Proxy::with_tls_before(&server);
+        let ask = async |roots: RootCertStore| -> io::Result<String> {
+            let config = ClientConfig::builder_with_provider(Arc::new(crypto::aws_lc_rs::default_provider()))
+                .with_safe_default_protocol_versions()
+                .unwrap()
+                .with_root_certificates(roots)
+                .with_no_client_auth();
+            let stream = tokio::net::TcpStream::connect(proxy.address()).await?;
+            let name = ServerName::try_from("127.0.0.1").unwrap();
+            let mut stream = TlsConnector::from(Arc::new(config)).connect(name, stream).await?;
+            stream.write_all(b"hello").await?;
+            stream.flush().await?;
+            let mut answer = [0; 5];
+            stream.read_exact(&mut answer).await?;
+            Ok(String::from_utf8_lossy(&answer).into_owned())
+        };
+        crate::support::wait_for(async {
+            assert!(ask(RootCertStore::empty()).await.is_err());
+            assert_eq!(proxy.sent(), 0);
+            let mut roots = RootCertStore::empty();
+            roots.add(CertificateDer::from_pem_slice(proxy.certificate().as_bytes()).unwrap()).unwrap();
+            assert_eq!(ask(roots).await.unwrap(), "HELLO");
+        });
+    }
+
+    #[test]
     fn headers_are_found_in_http2_however_it_is_cut() {
         let settings = [0, 0, 3, 4, 0, 0, 0, 0, 0, 1, 1, 1];
         let headers = [0, 0, 1, 1, 4, 0, 0, 0, 1, 0x88];

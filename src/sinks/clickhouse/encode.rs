@@ -167,6 +167,9 @@ fn map_type(entries: &Field) -> Result<String, Unsupported> {
     Ok(format!("Map({}, {})", column_type(key.data_type(), false)?, column_type(value.data_type(), true)?))
 }
 
+/// Longest name of a table: the engine makes file names of it, with the view's ending, the database and 45 bytes of its own.
+const NAME_BYTES_MAX: usize = 160;
+
 /// Whether ClickHouse has no null for the type itself.
 pub(super) fn is_nested(data_type: &DataType) -> bool {
     matches!(data_type, DataType::List(_) | DataType::Struct(_) | DataType::Map(..))
@@ -214,6 +217,11 @@ pub(crate) fn check(target: &Target) -> Result<(), SinkError> {
         return stop(format!(
             "names that begin with `_distributary` or end in `{CURRENT}` are the sink's own: choose another name"
         ));
+    }
+    // In file names, a byte that is no letter, digit or underscore becomes three.
+    let bytes: usize = target.name.bytes().map(|b| if b.is_ascii_alphanumeric() || b == b'_' { 1 } else { 3 }).sum();
+    if bytes > NAME_BYTES_MAX {
+        return stop(format!("the name takes {bytes} bytes in file names, more than {NAME_BYTES_MAX}: choose a shorter one"));
     }
     if target.key.is_empty() || target.record_key.is_empty() {
         return stop("a table needs a key that contains the Silver key".to_owned());
