@@ -148,11 +148,11 @@ const WRONG: &[Wrong] = &[
         named: &["memory"],
     },
     Wrong {
-        what: "a server where the embedded engine is meant",
+        what: "a password in an address",
         spoil: |home| replace(home, "distributary.yaml", "chdb:./data/clickhouse", "http://me:secret@host:8123"),
         command: &["sync"],
         code: 2,
-        named: &["clickhouse.url", "chdb:PATH"],
+        named: &["clickhouse.url", "http://host:8123", "DISTRIBUTARY_CLICKHOUSE_"],
     },
     Wrong {
         what: "an unknown model",
