@@ -144,8 +144,7 @@ fn stop_with(lost: CancellationToken, cancel: CancellationToken) -> DropGuard {
 /// A run over all lanes, or over those of one generation.
 async fn run(setup: &Setup, opened: Opened, options: &Options, only: Option<&lanes::Only>) -> Result<SyncReport, OpenError> {
     // Where no table can be read nothing is delivered, and a store that does not answer is not waited for again.
-    let quarantine =
-        if opened.tables.is_empty() { None } else { Some(Arc::new(Mutex::new(open_quarantine(setup).await?))) };
+    let quarantine = if opened.tables.is_empty() { None } else { Some(Arc::new(Mutex::new(open_quarantine(setup).await?))) };
     setup.retries.until(options.cancel.clone());
     let _stopping = stop_with(setup.leases.lost().clone(), options.cancel.clone());
     let mut report = SyncReport { missing_tables: opened.missing.clone(), ..SyncReport::default() };

@@ -33,7 +33,8 @@ fn main() {
         "qdrant" => {
             let is_strict = option.as_deref() == Some("strict");
             let key = option.filter(|_| !is_strict);
-            let front = fronts::qdrant::Front::with(fronts::qdrant::Rules { key, strict: is_strict, ..fronts::qdrant::Rules::default() });
+            let front =
+                fronts::qdrant::Front::with(fronts::qdrant::Rules { key, strict: is_strict, ..fronts::qdrant::Rules::default() });
             serve(&front.address());
         }
         "load-qdrant" => {
