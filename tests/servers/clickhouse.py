@@ -62,7 +62,7 @@ def parameters_settings_and_sessions(client):
     found = client.query("SELECT title FROM scenario.film WHERE id = {id:Int64}", parameters={"id": 2})
     assert found.result_rows == [("שלום 🎬",)]
     text = "it's {a} \\ `hostile`"
-    assert client.command("SELECT {text:String}", parameters={"text": text}) == text
+    assert client.query("SELECT {text:String}", parameters={"text": text}).result_rows == [(text,)]
     assert client.command("SELECT getSetting('max_threads')", settings={"max_threads": 3}) == 3
     refused(115, lambda: client.command("SELECT 1", settings={"allow_nothing_at_all": 1}))
     client.command("CREATE TEMPORARY TABLE mine (a Int8)")
