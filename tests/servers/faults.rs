@@ -6,7 +6,7 @@ use std::path::Path;
 use serde_json::Value;
 use tempfile::TempDir;
 
-use crate::support::command::{Answer, run};
+use crate::command::{Answer, run};
 use crate::support::lake::{Author, Book, Credit, Lake};
 use crate::support::proxy::{Fault, Proxy, When};
 use crate::support::{tests_dir, wait_for};
@@ -146,7 +146,12 @@ fn operations(report: &Value) -> u64 {
 fn faults<S: Server>() -> Vec<Fault> {
     let mut all = vec![Fault::Refuse, Fault::ResetBefore, Fault::ResetAfter, Fault::Truncate, Fault::Drip];
     if S::HTTP {
-        all.extend([Fault::Answer(503, None), Fault::Answer(429, Some(0)), Fault::Answer(503, Some(1)), Fault::Answer(429, None)]);
+        all.extend([
+            Fault::Answer(503, None),
+            Fault::Answer(429, Some(0)),
+            Fault::Answer(503, Some(1)),
+            Fault::Answer(429, None),
+        ]);
     }
     all
 }
@@ -204,7 +209,8 @@ pub(crate) fn a_server_that_is_down_holds_back_nobody<S: Server>() {
     world.configure(&world.server.entry(&nobody), &others);
     let answer = world.sync().expect(1);
     let report = answer.json();
-    let targets: Vec<&Value> = report["tables"].as_array().unwrap().iter().flat_map(|t| t["targets"].as_array().unwrap()).collect();
+    let targets: Vec<&Value> =
+        report["tables"].as_array().unwrap().iter().flat_map(|t| t["targets"].as_array().unwrap()).collect();
     let of = |own: bool| targets.iter().filter(move |target| (target["sink"] == S::KEY) == own);
     assert!(of(true).count() > 0 && of(true).all(|target| target["ok"] == false), "{}", answer.all());
     assert!(of(false).count() > 0 && of(false).all(|target| target["ok"] == true), "{}", answer.all());
@@ -213,7 +219,11 @@ pub(crate) fn a_server_that_is_down_holds_back_nobody<S: Server>() {
     let lags = || {
         let status = run(world.path(), &["status", "--json"]).expect(0).json();
         let lanes = status["lanes"].as_array().unwrap().clone();
-        lanes.into_iter().filter(|lane| lane["table"] == "books").map(|lane| (lane["sink"] == S::KEY, lane["lag"].clone())).collect::<Vec<_>>()
+        lanes
+            .into_iter()
+            .filter(|lane| lane["table"] == "books")
+            .map(|lane| (lane["sink"] == S::KEY, lane["lag"].clone()))
+            .collect::<Vec<_>>()
     };
     assert!(lags().iter().all(|(own, lag)| *lag == i64::from(*own)), "{:?}", lags());
     world.settle("after it was down");
@@ -264,4 +274,53 @@ macro_rules! server_faults {
         }
     };
 }
-pub(crate) use server_faults;
+
+/// Host and port of an address.
+fn place(address: &str) -> String {
+    address.split("://").last().unwrap_or(address).to_owned()
+}
+
+impl Server for crate::fronts::clickhouse::Front {
+    const KEY: &'static str = "clickhouse";
+    const HTTP: bool = true;
+
+    fn start() -> Self {
+        Self::start()
+    }
+
+    fn address(&self) -> String {
+        place(&self.address())
+    }
+
+    fn entry(&self, address: &str) -> String {
+        format!("clickhouse: {{url: \"http://{address}\"}}")
+    }
+
+    fn entry_with_tls(&self, address: &str) -> Option<String> {
+        Some(format!("clickhouse: {{url: \"https://{address}\"}}"))
+    }
+}
+
+impl Server for crate::fronts::qdrant::Front {
+    const KEY: &'static str = "vectors";
+    const HTTP: bool = false;
+
+    fn start() -> Self {
+        Self::start()
+    }
+
+    fn address(&self) -> String {
+        place(&self.address())
+    }
+
+    fn entry(&self, address: &str) -> String {
+        format!("vectors: {{url: \"qdrant://{address}\"}}")
+    }
+
+    fn entry_with_tls(&self, address: &str) -> Option<String> {
+        Some(format!("vectors: {{url: \"qdrant+s://{address}\"}}"))
+    }
+}
+
+server_faults!(clickhouse, crate::fronts::clickhouse::Front);
+server_faults!(qdrant, crate::fronts::qdrant::Front);
