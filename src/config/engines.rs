@@ -79,6 +79,7 @@ pub struct VectorsEntry {
 }
 
 /// The column store's engine.
+#[expect(clippy::large_enum_variant, reason = "a configuration has one")]
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum ColumnStore {
     /// ClickHouse in the process.

@@ -98,7 +98,8 @@ impl Setup {
     /// # Errors
     /// [`OpenError`] naming what cannot be opened.
     pub async fn open(config: Config, files: &Paths, needed: Needed) -> Result<Self, OpenError> {
-        Self::open_as(config, files, needed, None).await
+        // Clients of servers have large futures, which are not carried through every command.
+        Box::pin(Self::open_as(config, files, needed, None)).await
     }
 
     /// Opens the vector index alone, for work that takes long and gives way to other processes in between.
@@ -107,7 +108,8 @@ impl Setup {
     /// [`OpenError`] naming what cannot be opened.
     pub async fn open_giving_way(mut config: Config, files: &Paths) -> Result<Self, OpenError> {
         config.batch_rows = config.batch_rows.min(BATCH_ROWS_GIVING_WAY);
-        Self::open_as(config, files, Needed { clickhouse: false, graph: false, vectors: true }, Some(Work::Reembed)).await
+        let needed = Needed { clickhouse: false, graph: false, vectors: true };
+        Box::pin(Self::open_as(config, files, needed, Some(Work::Reembed))).await
     }
 
     async fn open_as(config: Config, files: &Paths, needed: Needed, work: Option<Work>) -> Result<Self, OpenError> {
