@@ -70,11 +70,14 @@ impl Fault {
 
 type Queues = HashMap<(SinkKind, Operation), VecDeque<Fault>>;
 
+/// What the calls of an operation wait for.
+type Permits = HashMap<(SinkKind, Operation), Arc<Semaphore>>;
+
 /// The faults that are to come, shared by all sinks of a setup.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Faults {
     queues: Arc<Mutex<Queues>>,
-    held: Arc<Mutex<HashMap<(SinkKind, Operation), Arc<Semaphore>>>>,
+    held: Arc<Mutex<Permits>>,
     crashed: Arc<AtomicBool>,
     happened: Arc<AtomicUsize>,
     /// What is waited for.
