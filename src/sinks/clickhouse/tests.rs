@@ -603,7 +603,7 @@ async fn bad_calls_are_told(test: TestSink) {
     assert_eq!(test.sink.write(&[write(&item, 1, wrong.clone(), None)]).await.unwrap_err().class, Class::Permanent);
     // Writing before `prepare` says which table is missing, when the rows that were gathered are inserted.
     assert_eq!(test.sink.write(&[write(&item, 1, named(&item, &[(1, None)]), None)]).await.unwrap(), vec![]);
-    let error = test.sink.flush(&[]).await.unwrap_err();
+    let error = test.sink.flush(&[checkpoint("a", 1)]).await.unwrap_err();
     assert_eq!(error.class, Class::Permanent);
     assert!(error.message.contains("item") && error.message.contains("Code: 60"), "{error}");
 }
