@@ -208,7 +208,7 @@ impl Config {
         let text = std::fs::read_to_string(path).map_err(|e| {
             fail(format!("cannot read the configuration: {e}; write one (README, \"Your own tables\") or name it with --config"))
         })?;
-        let file: ConfigFile = serde_saphyr::from_str(&text).map_err(|e| fail(e.to_string()))?;
+        let file: ConfigFile = serde_saphyr::from_str(&text).map_err(|e| fail(first_line(&e.to_string())))?;
         let file = overlay(file, environment).map_err(fail)?;
         Self::whole(path, file).map_err(fail)
     }
@@ -273,6 +273,11 @@ impl Config {
         }
         self.source.root.as_ref().map(|root| format!("{}/{table}", root.trim_end_matches('/')))
     }
+}
+
+/// What is wrong and where, without the lines around it, which may hold a secret.
+fn first_line(message: &str) -> String {
+    message.lines().next().unwrap_or_default().to_owned()
 }
 
 /// The mapping beside the configuration, or in the working directory: a mapping often lies with the program, the configuration with
