@@ -327,12 +327,13 @@ mod tests {
             condition_max_size: Some(1_000_000),
             ..StrictModeConfig::default()
         };
-        assert_eq!(Limits::of(&info(Some(strict))), Limits::USUAL, "it is off");
+        assert_eq!(Limits::of(&info(Some(strict.clone()))), Limits::USUAL, "it is off");
         let strict = StrictModeConfig { enabled: Some(true), ..strict };
         assert_eq!(Limits::of(&info(Some(strict))), Limits { points: 10, page: 20, answers: 20, ..Limits::USUAL });
     }
 
     #[test]
+    #[expect(deprecated, reason = "servers before 1.17 know no other way")]
     fn options_are_passed_through() {
         let request = Shape::of_points(4, true, Some(Quantization::Binary)).request("t__1");
         assert_eq!(request.on_disk_payload, Some(true));

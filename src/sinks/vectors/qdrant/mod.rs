@@ -372,7 +372,7 @@ impl Store for QdrantStore {
         for record in self.records(Kind::Checkpoint).await? {
             checkpoints.push(record.read()?);
         }
-        checkpoints.sort_by(|a: &Checkpoint, b| a.lane.name().cmp(&b.lane.name()));
+        checkpoints.sort_by_key(|one: &Checkpoint| one.lane.name());
         Ok(founded(checkpoints, &generations))
     }
 
