@@ -450,7 +450,7 @@ async fn of_two_writers_that_move_a_checkpoint_at_once_one_is_told() {
 async fn a_lease_keeps_others_out_until_it_is_given_back_or_ends() {
     for front in [Front::start(), strict()] {
         let (one, two) = (opened(&front).await, opened(&front).await);
-        let lease = |work| Lease::new(work, Duration::from_secs(60));
+        let lease = |work| Lease::new(work, Duration::from_secs(86_400));
         let (mine, theirs) = (lease(Work::Sync), lease(Work::Sync));
         one.hold(&mine).await.unwrap();
         one.hold(&mine.renewed()).await.unwrap();
@@ -475,7 +475,7 @@ async fn of_two_runs_that_take_a_lease_at_once_one_gets_it() {
     let front = Front::start();
     let (one, two) = (opened(&front).await, opened(&front).await);
     for _ in 0..30 {
-        let leases = [(); 2].map(|()| Lease::new(Work::Sync, Duration::from_secs(60)));
+        let leases = [(); 2].map(|()| Lease::new(Work::Sync, Duration::from_secs(86_400)));
         let (first, second) = tokio::join!(one.hold(&leases[0]), two.hold(&leases[1]));
         assert!(first.is_ok() != second.is_ok(), "both or none: {first:?} {second:?}");
         one.release(&leases[0]).await.unwrap();
@@ -520,7 +520,7 @@ async fn another_model_is_another_generation_that_a_rebuild_keeps_to_itself() {
     assert_eq!(sink.vectors(hashes.clone()).await.unwrap().len(), 1);
     assert_eq!(other.vectors(hashes).await.unwrap()[&hash_of("b")].len(), 4);
     assert_eq!(other.bytes("titles", "other@2").await.unwrap(), None, "a server does not say");
-    let rebuild = Lease::new(Work::Reembed, Duration::from_secs(60));
+    let rebuild = Lease::new(Work::Reembed, Duration::from_secs(86_400));
     other.hold(&rebuild).await.unwrap();
     assert_eq!(roles(other.generations().await.unwrap()), of(false), "its own rebuild");
     let beside = opened(&front).await;

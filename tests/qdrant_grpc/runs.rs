@@ -187,7 +187,7 @@ fn two_runs_at_a_time_are_one_too_many() {
     let home = tempfile::tempdir().unwrap();
     configure(home.path(), &front.address());
     run(home.path(), &["sample", "silver"]).expect(0);
-    let lease = distributary::sinks::Lease::new(distributary::sinks::Work::Sync, std::time::Duration::from_secs(60));
+    let lease = distributary::sinks::Lease::new(distributary::sinks::Work::Sync, std::time::Duration::from_secs(86_400));
     wait_for(async {
         use distributary::sinks::Sink as _;
         super::opened(&front).await.hold(&lease).await.unwrap();

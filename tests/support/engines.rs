@@ -147,7 +147,9 @@ impl Bench {
                 let path = self.path().join("vectors");
                 let (model, dimensions) = (embedder.identity().to_owned(), embedder.dimensions());
                 if let Some(server) = &self.qdrant {
-                    let options = vectors::QdrantOptions::at(server.parse().unwrap());
+                    // A machine that tests many things at once may be slow.
+                    let timeout = std::time::Duration::from_secs(600);
+                    let options = vectors::QdrantOptions { timeout, ..vectors::QdrantOptions::at(server.parse().unwrap()) };
                     return Arc::new(vectors::open_qdrant(options, model, dimensions).await.unwrap());
                 }
                 let options = vectors::VectorsOptions { path, model, dimensions };

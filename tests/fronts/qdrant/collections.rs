@@ -11,9 +11,10 @@ use qdrant_client::qdrant::{
     CollectionDescription, CollectionExists, CollectionExistsRequest, CollectionExistsResponse, CollectionInfo,
     CollectionOperationResponse, CollectionParams, CollectionStatus, CreateCollection, CreateShardKeyRequest,
     CreateShardKeyResponse, DeleteCollection, DeleteShardKeyRequest, DeleteShardKeyResponse, FieldType, GetCollectionInfoRequest,
-    GetCollectionInfoResponse, ListAliasesRequest, ListAliasesResponse, ListCollectionAliasesRequest, ListCollectionsRequest,
-    ListCollectionsResponse, ListShardKeysRequest, ListShardKeysResponse, OptimizerStatus, PayloadSchemaInfo,
-    PayloadSchemaType as WireType, UpdateCollection, UpdateCollectionClusterSetupRequest, UpdateCollectionClusterSetupResponse,
+    GetCollectionInfoResponse, HnswConfigDiff, ListAliasesRequest, ListAliasesResponse, ListCollectionAliasesRequest,
+    ListCollectionsRequest, ListCollectionsResponse, ListShardKeysRequest, ListShardKeysResponse, OptimizerStatus,
+    OptimizersConfigDiff, PayloadSchemaInfo, PayloadSchemaType as WireType, UpdateCollection,
+    UpdateCollectionClusterSetupRequest, UpdateCollectionClusterSetupResponse, WalConfigDiff,
 };
 use qdrant_edge::PayloadSchemaType;
 use tonic::{Request, Response, Status};
@@ -35,6 +36,28 @@ fn missing(name: &str) -> Status {
 
 fn alone(what: &str) -> Status {
     Status::unimplemented(format!("this front is no cluster: it has no {what}"))
+}
+
+/// What a server answers for what was not given (Qdrant, `config.yaml`).
+fn graph_config(given: HnswConfigDiff) -> HnswConfigDiff {
+    HnswConfigDiff {
+        m: given.m.or(Some(16)),
+        ef_construct: given.ef_construct.or(Some(100)),
+        full_scan_threshold: given.full_scan_threshold.or(Some(10_000)),
+        max_indexing_threads: given.max_indexing_threads.or(Some(0)),
+        ..given
+    }
+}
+
+fn optimizer_config(given: OptimizersConfigDiff) -> OptimizersConfigDiff {
+    OptimizersConfigDiff {
+        deleted_threshold: given.deleted_threshold.or(Some(0.2)),
+        vacuum_min_vector_number: given.vacuum_min_vector_number.or(Some(1_000)),
+        default_segment_number: given.default_segment_number.or(Some(0)),
+        indexing_threshold: given.indexing_threshold.or(Some(10_000)),
+        flush_interval_sec: given.flush_interval_sec.or(Some(5)),
+        ..given
+    }
 }
 
 /// The protocol's name of a type of index.
@@ -93,9 +116,13 @@ impl Collections for Service {
         };
         let config = CollectionConfig {
             params: Some(params),
-            hnsw_config: Some(made.hnsw_config.unwrap_or_default()),
-            optimizer_config: Some(made.optimizers_config.unwrap_or_default()),
-            wal_config: Some(made.wal_config.unwrap_or_default()),
+            hnsw_config: Some(graph_config(made.hnsw_config.unwrap_or_default())),
+            optimizer_config: Some(optimizer_config(made.optimizers_config.unwrap_or_default())),
+            wal_config: Some(WalConfigDiff {
+                wal_capacity_mb: Some(32),
+                wal_segments_ahead: Some(0),
+                ..made.wal_config.unwrap_or_default()
+            }),
             quantization_config: made.quantization_config,
             strict_mode_config: made.strict_mode_config,
             metadata: made.metadata,

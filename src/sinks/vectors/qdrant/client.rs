@@ -73,6 +73,7 @@ impl Client {
             .connect_timeout(CONNECT_TIMEOUT)
             .timeout(options.timeout)
             .http2_keep_alive_interval(KEEP_ALIVE)
+            .keep_alive_timeout(options.timeout)
             .keep_alive_while_idle(true);
         if is_secret {
             endpoint = endpoint.tls_config(tls(options)?).map_err(|e| wrong(&e))?;
