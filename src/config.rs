@@ -275,6 +275,11 @@ impl Config {
     }
 }
 
+/// What was expected in place of a value, without the value, which may be a secret.
+fn wanted(message: &str) -> String {
+    message.rsplit_once("expected ").map_or_else(String::new, |(_, expected)| format!(", expected {expected}"))
+}
+
 /// What is wrong and where, without the lines around it, which may hold a secret.
 fn first_line(message: &str) -> String {
     message.lines().next().unwrap_or_default().to_owned()
@@ -335,7 +340,10 @@ fn overlay(file: ConfigFile, environment: impl Fn(&str) -> Option<String>) -> Re
         changed = Some(name);
     }
     let Some(last) = changed else { return Ok(file) };
-    serde_json::from_value(value).map_err(|e| format!("with the environment variable {last} and its like: {e}"))
+    serde_json::from_value(value).map_err(|e| {
+        let wanted = wanted(&e.to_string());
+        format!("with the environment variable {last} and its like: a value is of the wrong kind{wanted}")
+    })
 }
 
 fn set(value: &mut Value, path: &[String], given: Value) {

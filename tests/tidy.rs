@@ -106,7 +106,7 @@ fn files_are_short() {
 }
 
 /// Which rooms may use what: `(what, where it may stand)`.
-const ARROWS: [(&str, &[&str]); 12] = [
+const ARROWS: [(&str, &[&str]); 11] = [
     ("deltalake", &["src/changes", "src/sinks/quarantine", "src/sample"]),
     ("candle_core", &["src/embed"]),
     ("kernels", &["src/embed"]),
@@ -114,7 +114,6 @@ const ARROWS: [(&str, &[&str]); 12] = [
     ("libloading", &["src/sinks/clickhouse"]),
     ("grafeo", &["src/sinks/graph"]),
     ("qdrant_edge", &["src/sinks/vectors"]),
-    ("clickhouse_ext_arrow", &["src/sinks/clickhouse"]),
     ("neo4rs", &["src/sinks/graph"]),
     ("qdrant_client", &["src/sinks/vectors"]),
     ("tonic", &["src/sinks/vectors/qdrant"]),

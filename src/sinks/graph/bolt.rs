@@ -13,7 +13,7 @@ mod wire;
 
 use std::time::Duration;
 
-use neo4rs::{BoltList, BoltType, ConfigBuilder, Graph, Query, Txn};
+use neo4rs::{BoltType, ConfigBuilder, Graph, Query, Txn};
 use serde_json::{Map, Value as Json};
 use tokio::runtime::Handle;
 use tokio::task::JoinHandle;
@@ -26,7 +26,7 @@ use super::cypher::SINK;
 use super::encode::Cell;
 use failure::{About, failed};
 pub(crate) use lease::Leases;
-use value::{bolt, columns, in_one_column, object};
+use value::{columns, in_one_column, list, object};
 
 /// A server that does not take a connection in this time is given up for now.
 const CONNECT: Duration = Duration::from_secs(20);
@@ -161,9 +161,9 @@ fn ended<T>(answer: Result<T, neo4rs::Error>, place: &str, doing: &str) -> Resul
     answer.map_err(|cause| failed(place, doing, cause).0)
 }
 
-fn query(statement: &str, rows: Vec<Cell>) -> Query {
-    let rows = BoltList { value: rows.into_iter().map(bolt).collect() };
-    Query::new(statement.to_owned()).param("rows", BoltType::List(rows))
+fn query(statement: &str, rows: Vec<Cell>) -> Result<Query, SinkError> {
+    let rows = list(rows).map_err(|message| SinkError::permanent(SINK, message))?;
+    Ok(Query::new(statement.to_owned()).param("rows", BoltType::List(rows)))
 }
 
 /// Runs a statement in a transaction and answers its records.
@@ -178,7 +178,7 @@ async fn records(transaction: &mut Txn, query: Query) -> Result<Vec<neo4rs::Row>
 
 impl Executor for Bolt {
     fn read(&mut self, statement: &str, rows: Vec<Cell>) -> Result<Vec<Row>, SinkError> {
-        let question = query(&in_one_column(statement), rows);
+        let question = query(&in_one_column(statement), rows)?;
         let answer = if let Some(mut transaction) = self.settle()? {
             let answer = self.runtime.block_on(records(&mut transaction, question));
             if answer.is_ok() {
@@ -199,7 +199,7 @@ impl Executor for Bolt {
     }
 
     fn write(&mut self, statement: &str, rows: Vec<Cell>) -> Result<(), SinkError> {
-        let change = query(statement, rows);
+        let change = query(statement, rows)?;
         if let Some(mut transaction) = self.settle()? {
             let statement = statement.to_owned();
             self.transaction = Transaction::Busy(self.runtime.spawn(async move {

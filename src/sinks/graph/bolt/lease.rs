@@ -11,7 +11,7 @@ use crate::sinks::{Lease, SinkError};
 use super::super::cypher::{LEASE, NodeKey, SINK};
 use super::super::encode::Cell;
 use super::failure::failed;
-use super::value::{bolt, columns, in_one_column};
+use super::value::{columns, in_one_column};
 use super::{begin, ended, records};
 
 /// The leases that a server keeps.
@@ -90,7 +90,7 @@ impl Leases {
             "MATCH (l:`{LEASE}` {{work: $work}}) RETURN timestamp() AS now, l.token AS token, l.holder AS holder, \
              l.since_ms AS since, l.renewed_ms AS renewed, l.lasts_ms AS lasts"
         );
-        let question = Query::new(in_one_column(&read)).param("work", bolt(Cell::text(work())));
+        let question = Query::new(in_one_column(&read)).param("work", work());
         let answer = records(transaction, question).await.map_err(|cause| failed(&self.place, &read, cause).0)?;
         let cells = answer.first().map(columns).transpose();
         let cells = cells.map_err(|message| SinkError::permanent(SINK, format!("{}: {message}", self.place)))?;

@@ -21,24 +21,36 @@ pub(super) fn in_one_column(statement: &str) -> String {
 }
 
 /// A value as the driver sends it.
-pub(super) fn bolt(cell: Cell) -> BoltType {
-    match cell {
+///
+/// # Errors
+/// In words, for a day or a moment that the driver does not take. The tests find none.
+pub(super) fn bolt(cell: Cell) -> Result<BoltType, String> {
+    let refused = |cause| format!("the driver takes no such value: {cause}");
+    Ok(match cell {
         Cell::Null => BoltType::Null(BoltNull),
         Cell::Bool(value) => BoltType::Boolean(BoltBoolean::new(value)),
         Cell::Int(value) => BoltType::Integer(BoltInteger::new(value)),
         Cell::Float(value) => BoltType::Float(BoltFloat::new(value)),
         Cell::Text(text) => BoltType::String(BoltString::new(&text)),
-        Cell::Date(days) => date(days),
-        Cell::Timestamp(micros, utc) => timestamp(micros, utc),
-        Cell::List(items) => BoltType::List(BoltList { value: items.into_iter().map(bolt).collect() }),
+        Cell::Date(days) => date(days).map_err(refused)?,
+        Cell::Timestamp(micros, utc) => timestamp(micros, utc).map_err(refused)?,
+        Cell::List(items) => BoltType::List(list(items)?),
         Cell::Map(entries) => {
             let mut map = BoltMap::with_capacity(entries.len());
             for (name, cell) in entries {
-                map.put(BoltString::new(&name), bolt(cell));
+                map.put(BoltString::new(&name), bolt(cell)?);
             }
             BoltType::Map(map)
         }
-    }
+    })
+}
+
+/// Values as the driver sends them.
+///
+/// # Errors
+/// As [`bolt`].
+pub(super) fn list(cells: Vec<Cell>) -> Result<BoltList, String> {
+    Ok(BoltList { value: cells.into_iter().map(bolt).collect::<Result<_, _>>()? })
 }
 
 /// The columns of a record made by a statement of [`in_one_column`].
@@ -201,7 +213,7 @@ mod tests {
     proptest! {
         #[test]
         fn a_value_comes_back_as_it_went(one in cells()) {
-            prop_assert_eq!(cell(&bolt(one.clone())), Some(one));
+            prop_assert_eq!(cell(&bolt(one.clone()).unwrap()), Some(one));
         }
     }
 
@@ -219,9 +231,9 @@ mod tests {
             Cell::Float(f64::NEG_INFINITY),
             Cell::text("a\0b"),
         ] {
-            assert_eq!(cell(&bolt(one.clone())), Some(one));
+            assert_eq!(cell(&bolt(one.clone()).unwrap()), Some(one));
         }
-        let Some(Cell::Float(nan)) = cell(&bolt(Cell::Float(f64::NAN))) else { panic!("a float") };
+        let Some(Cell::Float(nan)) = cell(&bolt(Cell::Float(f64::NAN)).unwrap()) else { panic!("a float") };
         assert!(nan.is_nan());
         assert_eq!(cell(&BoltType::from(vec![1_u8])), None);
     }
@@ -246,8 +258,8 @@ mod tests {
         let duration = BoltDuration::new(14.into(), 3.into(), (-2).into(), 500_000_000.into());
         assert_eq!(value_json(&BoltType::Duration(duration)), json!("P14M3DT-1.500000000S"));
         assert_eq!(value_json(&BoltType::from(vec![0_u8, 255])), json!("00ff"));
-        assert_eq!(value_json(&bolt(Cell::Timestamp(1, true))), json!("1970-01-01T00:00:00.000001Z"));
-        assert_eq!(value_json(&bolt(Cell::Float(f64::NAN))), json!("NaN"));
+        assert_eq!(value_json(&bolt(Cell::Timestamp(1, true)).unwrap()), json!("1970-01-01T00:00:00.000001Z"));
+        assert_eq!(value_json(&bolt(Cell::Float(f64::NAN)).unwrap()), json!("NaN"));
         let time = NaiveTime::from_hms_opt(1, 2, 3).unwrap();
         assert_eq!(value_json(&BoltType::from(time)), json!("01:02:03"));
     }

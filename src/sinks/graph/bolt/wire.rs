@@ -22,22 +22,18 @@ struct Parts {
 }
 
 /// The days since 1970-01-01 as the driver's date.
-pub(super) fn date(days: i32) -> BoltType {
-    built(Parts { kind: "date", parts: [("days", i64::from(days))].into() })
+pub(super) fn date(days: i32) -> Result<BoltType, ValueError> {
+    BoltType::deserialize(Parts { kind: "date", parts: [("days", i64::from(days))].into() })
 }
 
 /// Microseconds since 1970-01-01 as the driver's moment (`utc`) or local time.
-pub(super) fn timestamp(micros: i64, utc: bool) -> BoltType {
+pub(super) fn timestamp(micros: i64, utc: bool) -> Result<BoltType, ValueError> {
     let (seconds, nanoseconds) = (micros.div_euclid(MICROS), micros.rem_euclid(MICROS) * 1_000);
     let mut parts = BTreeMap::from([("seconds", seconds), ("nano_seconds", nanoseconds)]);
     if utc {
         parts.insert("tz_offset_seconds", 0);
     }
-    built(Parts { kind: if utc { "date_time" } else { "local_date_time" }, parts })
-}
-
-fn built(parts: Parts) -> BoltType {
-    BoltType::deserialize(parts).expect("the driver reads what it writes, as the tests show for every part")
+    BoltType::deserialize(Parts { kind: if utc { "date_time" } else { "local_date_time" }, parts })
 }
 
 impl<'de> Deserializer<'de> for Parts {
