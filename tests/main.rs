@@ -14,6 +14,7 @@ mod leases;
 mod mappings;
 mod model;
 mod net_change;
+mod overlap;
 mod pinecone_rest;
 mod qdrant_grpc;
 mod reembed;

@@ -60,7 +60,8 @@ impl Worker {
                 break false;
             }
             let told = match ready.take() {
-                Some(ready) => tokio::join!(ahead.next(&mut queue, &live), self.take(ready)).0,
+                // Writing is begun first, so that it does not wait for what the next batch has to work out.
+                Some(ready) => tokio::join!(self.take(ready), ahead.next(&mut queue, &live)).1,
                 None => ahead.next(&mut queue, &live).await,
             };
             match told {

@@ -10,6 +10,7 @@ use async_trait::async_trait;
 use distributary::mapping::target::{Dimension, Target};
 use distributary::sinks::lease::now_ms;
 use distributary::sinks::{Checkpoint, Class, Generation, Lease, Page, Query, Refused, Sink, SinkError, SinkKind, Work, Write};
+use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 
 /// What a sink is asked to do.
@@ -69,10 +70,14 @@ impl Fault {
 
 type Queues = HashMap<(SinkKind, Operation), VecDeque<Fault>>;
 
+/// What the calls of an operation wait for.
+type Permits = HashMap<(SinkKind, Operation), Arc<Semaphore>>;
+
 /// The faults that are to come, shared by all sinks of a setup.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Faults {
     queues: Arc<Mutex<Queues>>,
+    held: Arc<Mutex<Permits>>,
     crashed: Arc<AtomicBool>,
     happened: Arc<AtomicUsize>,
     /// What is waited for.
@@ -108,6 +113,25 @@ impl Faults {
     /// How many are still to come.
     pub(crate) fn to_come(&self) -> usize {
         self.lock().values().map(VecDeque::len).sum()
+    }
+
+    /// From now on each call of the operation waits for a permit, which it uses up.
+    pub(crate) fn hold(&self, sink: SinkKind, operation: Operation) -> Arc<Semaphore> {
+        let permits = Arc::new(Semaphore::new(0));
+        self.held.lock().unwrap_or_else(PoisonError::into_inner).insert((sink, operation), permits.clone());
+        permits
+    }
+
+    /// The operation waits no longer.
+    pub(crate) fn release(&self, sink: SinkKind, operation: Operation) {
+        self.held.lock().unwrap_or_else(PoisonError::into_inner).remove(&(sink, operation));
+    }
+
+    async fn permitted(&self, sink: SinkKind, operation: Operation) {
+        let permits = self.held.lock().unwrap_or_else(PoisonError::into_inner).get(&(sink, operation)).cloned();
+        if let Some(permits) = permits {
+            permits.acquire().await.unwrap().forget();
+        }
     }
 
     /// How many faults happened.
@@ -162,6 +186,7 @@ impl FaultySink {
     /// Takes the next fault, except those that need part of the work to be done: those come back.
     async fn before(&self, operation: Operation) -> Result<Fault, SinkError> {
         self.dead()?;
+        self.faults.permitted(self.inner.kind(), operation).await;
         match self.faults.next(self.inner.kind(), operation) {
             Fault::Reject(class) => Err(Self::error(class, "rejected")),
             Fault::Slow => {
