@@ -1,9 +1,9 @@
 """Points into a Qdrant server over gRPC: the sink against the official Python client's `upload_points`, the same points, in turn.
 
-Both write to the real engine behind its front (`cargo run --release --example fronts -- qdrant`), each into a new one, and the clock stops
+Both write to the real engine behind its front (`cargo run --release --features servers --example fronts -- qdrant`), each into a new one, and the clock stops
 when the server holds all points. Run it with the Python of `tests/servers/qdrant.sh`:
 
-    cargo build --release --example fronts
+    cargo build --release --features servers --example fronts
     ~/.cache/distributary/tools/qdrant-1.20.0/bin/python bench/qdrant.py --points 20000
 """
 

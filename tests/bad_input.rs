@@ -307,6 +307,8 @@ fn hostile_strings_and_numbers_arrive_as_they_are() {
         let node = nodes.as_array().unwrap().iter().find(|node| node["id"] == row["id"]).unwrap();
         assert_eq!(node["title"], row["title"]);
     }
+    // Of the long title each of its chunks would carry the whole.
+    assert_eq!(home.quarantined(), 1);
     assert_eq!(operations(&home.run(&["sync", "--json"]).expect(0).json()), 0);
 }
 

@@ -398,7 +398,7 @@ fn killed_in_any_phase_it_goes_on_and_embeds_nothing_twice() {
     let phases = [
         ("building", 0, 0),
         ("movies: reading by snapshot", 60, 0),
-        ("movies: reading by snapshot", 250, 1),
+        ("movies: reading by snapshot", 250, 0),
         ("tv_series: reading by snapshot", 60, 60),
         ("following", 0, 80),
         ("movies: reading by feed", 30, 80),

@@ -21,6 +21,11 @@ use crate::report::Counts;
 use crate::rows;
 use crate::sinks::{Sink, Write};
 
+/// Bytes of text that a chunk has at least, but for the last: half of what models take, in tokens of one byte.
+const CHUNK_BYTES_MIN: usize = 64;
+/// Bytes that the payloads of one row's points may have together.
+const POINTS_BYTES_MAX: u64 = 256 << 20;
+
 /// What one batch means for one lane.
 #[derive(Debug)]
 pub(super) struct Work {
@@ -305,6 +310,35 @@ fn row_faults(target: &Target, rows: &RecordBatch, faults: Vec<KeyFault>, text_b
                     format!("{}: the text has {length} bytes, more than limits.text_kib allows ({text_bytes})", target.name);
                 faults.push(RowFault { record, reason: "text_too_long", message });
             }
+        }
+        if let Some(texts) = texts {
+            faults.extend(wide_points(target, rows, &texts)?);
+        }
+    }
+    Ok(faults)
+}
+
+/// Rows whose payload would fill memory and disk, because each chunk of a text carries the whole of it.
+fn wide_points(target: &Target, rows: &RecordBatch, texts: &StringArray) -> Result<Vec<RowFault>, LaneError> {
+    let chunks = |text: Option<&str>| (text.map_or(0, str::len) / CHUNK_BYTES_MIN) as u64 + 1;
+    let most = texts.iter().map(chunks).max().unwrap_or_default();
+    if most.saturating_mul(rows.get_array_memory_size() as u64) <= POINTS_BYTES_MAX {
+        return Ok(Vec::new());
+    }
+    let stored = target.stored_schema(0);
+    let names: Vec<String> = stored.fields().iter().map(|field| field.name().clone()).collect();
+    let payload: Vec<String> = names.into_iter().filter(|name| rows.column_by_name(name).is_some()).collect();
+    let payload = encode(&columns(rows, &payload)?, rows.num_rows())?;
+    let mut faults = Vec::new();
+    for (record, text) in texts.iter().enumerate() {
+        let (bytes, chunks) = (payload.row(record).as_ref().len() as u64, chunks(text));
+        if bytes.saturating_mul(chunks) > POINTS_BYTES_MAX {
+            let message = format!(
+                "{}: the text makes up to {chunks} chunks, and each would carry a payload of {bytes} bytes; select shorter columns \
+                 beside the text, as substr(…, 1, 1000) does",
+                target.name
+            );
+            faults.push(RowFault { record, reason: "payload_too_large", message });
         }
     }
     Ok(faults)

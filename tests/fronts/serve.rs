@@ -1,4 +1,4 @@
-//! A front as a program, for clients in other languages: `cargo run --example fronts -- NAME` prints its address and serves until its
+//! A front as a program, for clients in other languages: `cargo run --features servers --example fronts -- NAME` prints its address and serves until its
 //! standard input ends. `load-qdrant ADDRESS DIRECTORY` is for the benchmark of that name.
 
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on has failed")]

@@ -20,10 +20,10 @@ if [ ! -e "$venv/ready" ]; then
 fi
 
 cd "$root"
-cargo build --quiet --example fronts
+cargo build --quiet --features servers --example fronts
 work=$(mktemp -d)
 mkfifo "$work/stop"
-cargo run --quiet --example fronts -- clickhouse <"$work/stop" >"$work/address" &
+cargo run --quiet --features servers --example fronts -- clickhouse <"$work/stop" >"$work/address" &
 front=$!
 # The front ends when its standard input does.
 exec 3>"$work/stop"

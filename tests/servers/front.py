@@ -11,8 +11,8 @@ ROOT = Path(__file__).resolve().parents[2]
 
 @contextlib.contextmanager
 def front(name, *options):
-    """Starts a front and answers its address. `FRONTS` names another program than `cargo run --example fronts`."""
-    program = shlex.split(os.environ.get("FRONTS", "cargo run --quiet --example fronts --"))
+    """Starts a front and answers its address. `FRONTS` names another program than `cargo run --features servers --example fronts`."""
+    program = shlex.split(os.environ.get("FRONTS", "cargo run --quiet --features servers --example fronts --"))
     child = subprocess.Popen([*program, name, *options], cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
     try:
         address = child.stdout.readline().strip()

@@ -15,5 +15,5 @@ if [ ! -x "$venv/bin/python" ] || ! "$venv/bin/python" -c 'import pinecone' 2>/d
     python3 -m venv "$venv" || { echo "python3 cannot make environments: apt-get install python3-venv" >&2; exit 1; }
     "$venv/bin/pip" install --quiet 'pinecone==8.1.2' 'urllib3==2.5.0'
 fi
-cargo build --quiet --example fronts
+cargo build --quiet --features servers --example fronts
 exec "$venv/bin/python" tests/servers/pinecone_client.py "${CARGO_TARGET_DIR:-target}/debug/examples/fronts"
