@@ -6,11 +6,13 @@
 //!
 //! The server works on one change while the next one is made: what comes of a change is told by the next call.
 
+mod constraints;
 mod failure;
 mod lease;
 mod value;
 mod wire;
 
+use std::collections::BTreeSet;
 use std::time::Duration;
 
 use neo4rs::{BoltType, ConfigBuilder, Graph, Query, Txn};
@@ -22,7 +24,7 @@ use crate::sinks::SinkError;
 
 use super::client::{Executor, Row};
 use super::config::ServerOptions;
-use super::cypher::SINK;
+use super::cypher::{NodeKey, SINK};
 use super::encode::Cell;
 use failure::{About, failed};
 pub(crate) use lease::Leases;
@@ -215,6 +217,10 @@ impl Executor for Bolt {
             transaction.commit().await.map(drop)
         });
         done.map_err(|cause| self.fail(statement, cause))
+    }
+
+    fn unique(&mut self) -> Result<BTreeSet<NodeKey>, SinkError> {
+        Ok(constraints::keys(self.read(constraints::UNIQUE, Vec::new())?))
     }
 
     /// Nodes of a server are found by their constraints.
