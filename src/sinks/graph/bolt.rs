@@ -19,6 +19,7 @@ use neo4rs::{BoltType, ConfigBuilder, Graph, Query, Txn};
 use serde_json::{Map, Value as Json};
 use tokio::runtime::Handle;
 use tokio::task::JoinHandle;
+use url::Url;
 
 use crate::sinks::SinkError;
 
@@ -73,7 +74,10 @@ impl Bolt {
         let leases = Leases::new(self::graph(options, &place, 1)?, place.clone());
         let runtime = Handle::current();
         let this = Self { runtime, graph, questions, leases, place, transaction: Transaction::None, short: false };
-        let transaction = begin(&this.graph, &this.place).await?;
+        let transaction = match begin(&this.graph, &this.place).await {
+            Ok(transaction) => transaction,
+            Err(error) => return Err(without_routing(options, &this.place).await.unwrap_or(error)),
+        };
         ended(transaction.rollback().await, &this.place, "ROLLBACK")?;
         Ok(this)
     }
@@ -150,6 +154,15 @@ fn graph(options: &ServerOptions, place: &str, connections: usize) -> Result<Gra
     }
     let connected = config.build().and_then(Graph::connect);
     connected.map_err(|cause| failed(place, "connect", cause).0)
+}
+
+/// Why a server that routes does not begin a transaction. Whatever the reason, the driver says that it knows of no server to write to, so
+/// the one that is named is asked itself.
+async fn without_routing(options: &ServerOptions, place: &str) -> Option<SinkError> {
+    let rest = options.url.as_str().strip_prefix("neo4j")?;
+    let url = Url::parse(&format!("bolt{rest}")).ok()?;
+    let graph = graph(&ServerOptions { url, ..options.clone() }, place, 1).ok()?;
+    begin(&graph, place).await.err()
 }
 
 async fn begin(graph: &Graph, place: &str) -> Result<Txn, SinkError> {

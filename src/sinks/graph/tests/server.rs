@@ -345,6 +345,20 @@ async fn what_is_wrong_with_a_server_is_said_with_the_key_to_look_at() {
     assert_eq!(error.class, Class::Permanent, "{error}");
     assert!(error.message.contains("graph.user") && error.message.contains("DISTRIBUTARY_GRAPH_PASSWORD"), "{error}");
     assert!(!format!("{error:?}").contains("PLANTED"));
+    // The driver tells nothing of why a server that routes is not reached.
+    let routed = Url::parse(&right.url.as_str().replacen("bolt", "neo4j", 1)).unwrap();
+    wrong(&|options| options.url = routed.clone()).await.unwrap();
+    let wrong_routed = |options: &mut ServerOptions| {
+        options.url = routed.clone();
+        options.password = Some(Secret::from("PLANTED"));
+    };
+    let error = wrong(&wrong_routed).await.unwrap_err();
+    assert_eq!(error.class, Class::Permanent, "{error}");
+    assert!(error.message.contains("DISTRIBUTARY_GRAPH_PASSWORD") && error.message.contains("neo4j://"), "{error}");
+    let nowhere = |options: &mut ServerOptions| (options.url, options.database) = (routed.clone(), Some("nowhere".to_owned()));
+    let error = wrong(&nowhere).await.unwrap_err();
+    assert_eq!(error.class, Class::Permanent, "{error}");
+    assert!(error.message.contains("graph.database"), "{error}");
     let error = wrong(&|options| options.database = Some("nowhere".to_owned())).await.unwrap_err();
     assert_eq!(error.class, Class::Permanent, "{error}");
     assert!(error.message.contains("`nowhere`") && error.message.contains("graph.database"), "{error}");
