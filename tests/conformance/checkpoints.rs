@@ -185,8 +185,9 @@ pub(crate) async fn a_place_has_one_run_of_a_kind<P: Place>() {
     assert_eq!(first.hold(&one.renewed()).await.unwrap_err().class, Class::Stop);
     second.release(&other).await.unwrap();
     // A holder that was not heard of for too long is dead, and stopped when it wakes.
-    let dead = Lease { renewed_ms: 0, since_ms: 0, lasts_ms: 1000, ..lasting() };
+    let dead = lasting();
     first.hold(&dead).await.unwrap();
+    place.outlive(&first, &dead).await;
     let heir = lasting();
     second.hold(&heir).await.unwrap();
     assert_eq!(first.hold(&dead.renewed()).await.unwrap_err().class, Class::Stop);

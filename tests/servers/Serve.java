@@ -5,15 +5,29 @@ import java.net.InetAddress;
 import java.net.ServerSocket;
 import java.nio.file.Path;
 import java.time.Duration;
+import java.util.Map;
 import org.neo4j.configuration.GraphDatabaseSettings;
 import org.neo4j.configuration.connectors.BoltConnector;
 import org.neo4j.configuration.connectors.HttpConnector;
 import org.neo4j.configuration.helpers.SocketAddress;
 import org.neo4j.dbms.api.DatabaseManagementService;
 import org.neo4j.dbms.api.DatabaseManagementServiceBuilder;
+import org.neo4j.graphdb.GraphDatabaseService;
+import org.neo4j.graphdb.Result;
 
 public class Serve {
-    public static void main(String[] arguments) throws Exception {
+    public static void main(String[] arguments) {
+        try {
+            serve(arguments);
+            System.exit(0);
+        } catch (Throwable failure) {
+            // What the server has started would keep the process.
+            failure.printStackTrace();
+            System.exit(1);
+        }
+    }
+
+    private static void serve(String[] arguments) throws Exception {
         Path home = Path.of(arguments[0]).toAbsolutePath().normalize();
         int port = Integer.parseInt(arguments[1]);
         if (port == 0) {
@@ -32,8 +46,13 @@ public class Serve {
                 .setConfig(GraphDatabaseSettings.pagecache_memory, 256L * 1024 * 1024)
                 .build();
         Runtime.getRuntime().addShutdownHook(new Thread(server::shutdown));
-        String change = "ALTER USER neo4j SET PASSWORD $password CHANGE NOT REQUIRED";
-        server.database("system").executeTransactionally(change, java.util.Map.of("password", arguments[2]));
+        GraphDatabaseService system = server.database("system");
+        // A server that is started again has its password, and does not take it twice.
+        String isNew = "SHOW USERS YIELD user, passwordChangeRequired WHERE user = 'neo4j' AND passwordChangeRequired";
+        if (system.executeTransactionally(isNew, Map.of(), Result::hasNext)) {
+            String change = "ALTER USER neo4j SET PASSWORD $password CHANGE NOT REQUIRED";
+            system.executeTransactionally(change, Map.of("password", arguments[2]));
+        }
         if (!server.database("neo4j").isAvailable(Duration.ofSeconds(60).toMillis())) {
             throw new IllegalStateException("the database did not become available");
         }
@@ -42,6 +61,5 @@ public class Serve {
         while (System.in.read() >= 0) {
             // It serves.
         }
-        System.exit(0);
     }
 }

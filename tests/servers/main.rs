@@ -5,6 +5,8 @@
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
 #![allow(dead_code, reason = "the other tests need the rest")]
 
+#[path = "../conformance/mod.rs"]
+mod conformance;
 mod faults;
 #[path = "../fronts/mod.rs"]
 mod fronts;

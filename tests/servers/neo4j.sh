@@ -2,7 +2,8 @@
 # A real Neo4j server for tests: `neo4j.sh lts|current [HOME [PORT]]`. It comes from Maven, runs on the Java that it needs, listens on a
 # loopback port (a free one unless given), prints its address, and serves until its standard input ends. What it holds is in HOME, a
 # directory that goes with the server unless given. The user is `neo4j`, the password $DISTRIBUTARY_TEST_NEO4J_PASSWORD (`secret-words`).
-# `neo4j.sh lts|current -- COMMAND …` runs a command with the server's address in DISTRIBUTARY_TEST_NEO4J, and ends the server after it.
+# `neo4j.sh lts|current -- COMMAND …` runs a command with the server's address in DISTRIBUTARY_TEST_NEO4J and `lts` or `current` in
+# DISTRIBUTARY_TEST_NEO4J_RELEASE, and ends the server after it.
 #
 # JAVA_HOME_17 and JAVA_HOME_25 name the two JDKs; without them they are looked for under /usr/lib/jvm and in the PATH.
 set -eu
@@ -24,7 +25,8 @@ if [ "${2:-}" = -- ]; then
     "$0" "$which" < "$work/in" > "$work/out" &
     exec 3> "$work/in"
     read -r DISTRIBUTARY_TEST_NEO4J < "$work/out" || { echo "Neo4j $version did not start" >&2; exit 1; }
-    export DISTRIBUTARY_TEST_NEO4J
+    DISTRIBUTARY_TEST_NEO4J_RELEASE=$which
+    export DISTRIBUTARY_TEST_NEO4J DISTRIBUTARY_TEST_NEO4J_RELEASE
     code=0
     "$@" 3>&- || code=$?
     exec 3>&-
@@ -36,7 +38,7 @@ fi
 jdk() {
     named=$(printenv "JAVA_HOME_$1" || true)
     for home in "$named" "${JAVA_HOME:-}" /usr/lib/jvm/*-"$1"-* /usr/lib/jvm/*-"$1" /usr/lib/jvm/*-"1.$1".* "$(dirname "$(dirname "$(readlink -f "$(command -v java || echo /)")")")"; do
-        if [ -x "$home/bin/java" ] && "$home/bin/java" -version 2>&1 | head -n 1 | grep -q "\"$1[\".]"; then
+        if [ -n "$home" ] && [ -x "$home/bin/java" ] && "$home/bin/java" -version 2>&1 | head -n 1 | grep -q "\"$1[\".]"; then
             echo "$home"
             return
         fi

@@ -6,23 +6,26 @@
 //!
 //! The server works on one change while the next one is made: what comes of a change is told by the next call.
 
+mod constraints;
 mod failure;
 mod lease;
 mod value;
 mod wire;
 
+use std::collections::BTreeSet;
 use std::time::Duration;
 
 use neo4rs::{BoltType, ConfigBuilder, Graph, Query, Txn};
 use serde_json::{Map, Value as Json};
 use tokio::runtime::Handle;
 use tokio::task::JoinHandle;
+use url::Url;
 
 use crate::sinks::SinkError;
 
 use super::client::{Executor, Row};
 use super::config::ServerOptions;
-use super::cypher::SINK;
+use super::cypher::{NodeKey, SINK};
 use super::encode::Cell;
 use failure::{About, failed};
 pub(crate) use lease::Leases;
@@ -71,7 +74,10 @@ impl Bolt {
         let leases = Leases::new(self::graph(options, &place, 1)?, place.clone());
         let runtime = Handle::current();
         let this = Self { runtime, graph, questions, leases, place, transaction: Transaction::None, short: false };
-        let transaction = begin(&this.graph, &this.place).await?;
+        let transaction = match begin(&this.graph, &this.place).await {
+            Ok(transaction) => transaction,
+            Err(error) => return Err(without_routing(options, &this.place).await.unwrap_or(error)),
+        };
         ended(transaction.rollback().await, &this.place, "ROLLBACK")?;
         Ok(this)
     }
@@ -150,6 +156,15 @@ fn graph(options: &ServerOptions, place: &str, connections: usize) -> Result<Gra
     connected.map_err(|cause| failed(place, "connect", cause).0)
 }
 
+/// Why a server that routes does not begin a transaction. Whatever the reason, the driver says that it knows of no server to write to, so
+/// the one that is named is asked itself.
+async fn without_routing(options: &ServerOptions, place: &str) -> Option<SinkError> {
+    let rest = options.url.as_str().strip_prefix("neo4j")?;
+    let url = Url::parse(&format!("bolt{rest}")).ok()?;
+    let graph = graph(&ServerOptions { url, ..options.clone() }, place, 1).ok()?;
+    begin(&graph, place).await.err()
+}
+
 async fn begin(graph: &Graph, place: &str) -> Result<Txn, SinkError> {
     match tokio::time::timeout(CONNECT, graph.start_txn()).await {
         Ok(begun) => begun.map_err(|cause| failed(place, "BEGIN", cause).0),
@@ -215,6 +230,10 @@ impl Executor for Bolt {
             transaction.commit().await.map(drop)
         });
         done.map_err(|cause| self.fail(statement, cause))
+    }
+
+    fn unique(&mut self) -> Result<BTreeSet<NodeKey>, SinkError> {
+        Ok(constraints::keys(self.read(constraints::UNIQUE, Vec::new())?))
     }
 
     /// Nodes of a server are found by their constraints.

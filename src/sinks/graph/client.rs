@@ -3,7 +3,7 @@
 //!
 //! [`Executor`] is what a server over Bolt implements too (`bolt`). It is synchronous: the sink calls it from a thread that may wait.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::fs::{File, TryLockError};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -15,7 +15,7 @@ use serde_json::{Map, Value as Json};
 use crate::sinks::SinkError;
 
 use super::config::GraphOptions;
-use super::cypher::SINK;
+use super::cypher::{NodeKey, SINK};
 use super::encode::{Cell, json};
 
 /// A row of an answer.
@@ -27,6 +27,8 @@ pub(crate) trait Executor: Send {
     fn read(&mut self, statement: &str, rows: Vec<Cell>) -> Result<Vec<Row>, SinkError>;
     /// Runs a statement that changes the graph, with the parameter `$rows`.
     fn write(&mut self, statement: &str, rows: Vec<Cell>) -> Result<(), SinkError>;
+    /// The keys that constraints keep unique.
+    fn unique(&mut self) -> Result<BTreeSet<NodeKey>, SinkError>;
     /// Finds nodes by each of these properties quickly from now on, where a unique constraint does not see to it.
     fn index(&mut self, properties: &[String]) -> Result<(), SinkError>;
     /// Begins a transaction.
@@ -108,14 +110,7 @@ impl Grafeo {
 
     /// A log that was replayed brings back the constraints, and not the indexes behind them.
     fn restore_indexes(&mut self) -> Result<(), SinkError> {
-        for constraint in self.read("SHOW CONSTRAINTS", Vec::new())? {
-            // Its name, kind, label and properties; no property's name has a comma in it.
-            let properties = constraint.last().and_then(Cell::as_text).unwrap_or_default();
-            let properties: Vec<String> =
-                properties.split(',').map(|name| name.trim().to_owned()).filter(|name| !name.is_empty()).collect();
-            self.index(&properties)?;
-        }
-        Ok(())
+        self.unique()?.iter().try_for_each(|key| self.index(&key.properties))
     }
 
     fn run(&mut self, statement: &str, rows: Vec<Cell>) -> Result<QueryResult, SinkError> {
@@ -210,6 +205,16 @@ impl Executor for Grafeo {
 
     fn write(&mut self, statement: &str, rows: Vec<Cell>) -> Result<(), SinkError> {
         self.run(statement, rows).map(drop)
+    }
+
+    fn unique(&mut self) -> Result<BTreeSet<NodeKey>, SinkError> {
+        // The name, kind, label and properties of each; no property's name has a comma in it.
+        let keys = self.read("SHOW CONSTRAINTS", Vec::new())?.into_iter().filter_map(|constraint| {
+            let [_, kind, label, properties] = constraint.as_slice() else { return None };
+            let properties = properties.as_text()?.split(", ").map(str::to_owned).collect();
+            (kind.as_text()? == "UNIQUE").then_some(NodeKey { label: label.as_text()?.to_owned(), properties })
+        });
+        Ok(keys.collect())
     }
 
     fn index(&mut self, properties: &[String]) -> Result<(), SinkError> {

@@ -4,7 +4,7 @@
 #[cfg(feature = "servers")]
 mod server;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -15,8 +15,8 @@ use arrow::datatypes::{DataType, Field, Fields, Int64Type, Schema, TimeUnit, i25
 use proptest::prelude::*;
 use serde_json::{Map, Value as Json, json};
 
-use super::client::{Executor, Grafeo};
-use super::cypher::Layout;
+use super::client::{Directory, Executor, Grafeo};
+use super::cypher::{Layout, NodeKey};
 use super::encode::Cell;
 use super::transaction::Graph;
 use super::{GraphOptions, GraphSink, open};
@@ -817,12 +817,13 @@ async fn a_label_of_two_keys_is_one_node_for_each_pair(engine: Engine) {
     assert_eq!(contents(&sink).await.len(), 6);
 }
 
-/// An engine that takes no more than so many rows in a statement.
+/// An engine that takes no more than so many rows in a statement, and counts the constraints that it is told.
 struct Tight {
     engine: Grafeo,
     rows_max: usize,
     short: bool,
     refused: Arc<AtomicUsize>,
+    constraints: Arc<AtomicUsize>,
 }
 
 impl Executor for Tight {
@@ -836,7 +837,12 @@ impl Executor for Tight {
             self.refused.fetch_add(1, Ordering::Relaxed);
             return Err(SinkError::transient("graph", "not enough memory"));
         }
+        self.constraints.fetch_add(usize::from(statement.starts_with("CREATE CONSTRAINT")), Ordering::Relaxed);
         self.engine.write(statement, rows)
+    }
+
+    fn unique(&mut self) -> Result<BTreeSet<NodeKey>, SinkError> {
+        self.engine.unique()
     }
 
     fn index(&mut self, properties: &[String]) -> Result<(), SinkError> {
@@ -868,12 +874,39 @@ impl Executor for Tight {
     }
 }
 
+fn layouts(targets: &[Arc<Target>]) -> Vec<Layout> {
+    targets.iter().map(|target| Layout::of(target).unwrap()).collect()
+}
+
+#[test]
+fn a_constraint_that_is_there_is_not_made_again() {
+    let (c, constraints) = (Catalogue::new(), Arc::new(AtomicUsize::new(0)));
+    let directory = tempfile::tempdir().unwrap();
+    let open = || {
+        let engine = Grafeo::start(Some(Directory::take(directory.path()).unwrap()), &GraphOptions::at(directory.path()));
+        let (engine, refused) = (engine.unwrap(), Arc::default());
+        Graph::new(Box::new(Tight { engine, rows_max: 100, short: false, refused, constraints: constraints.clone() }), 100)
+    };
+    let mut graph = open();
+    graph.prepare(layouts(std::slice::from_ref(&c.movie))).unwrap();
+    assert_eq!(constraints.swap(0, Ordering::Relaxed), 2, "the label's, and that of the checkpoints");
+    graph.prepare(layouts(&c.all())).unwrap();
+    assert_eq!(constraints.swap(0, Ordering::Relaxed), 3, "those of the labels that are new");
+    for _ in 0..2 {
+        graph.prepare(layouts(&c.all())).unwrap();
+        assert_eq!(constraints.swap(0, Ordering::Relaxed), 0);
+        graph.close().unwrap();
+        graph = open();
+    }
+}
+
 #[test]
 fn an_engine_that_lacks_memory_is_given_less_until_it_takes_it() {
     let (c, refused) = (Catalogue::new(), Arc::new(AtomicUsize::new(0)));
     let engine = Grafeo::start(None, &GraphOptions::in_memory()).unwrap();
-    let mut graph = Graph::new(Box::new(Tight { engine, rows_max: 70, short: false, refused: refused.clone() }), 1_000);
-    graph.prepare(c.all().iter().map(|target| Layout::of(target).unwrap()).collect()).unwrap();
+    let tight = Tight { engine, rows_max: 70, short: false, refused: refused.clone(), constraints: Arc::default() };
+    let mut graph = Graph::new(Box::new(tight), 1_000);
+    graph.prepare(layouts(&c.all())).unwrap();
     let films =
         |from: i64| change(&c.movie, 1, &(from..from + 500).map(|i| vec![json!(i), json!("film")]).collect::<Vec<_>>(), &[]);
     let mut attempts = 0;

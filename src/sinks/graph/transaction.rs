@@ -5,7 +5,7 @@
 //! are kept and not statements. To write rows again changes nothing, so it does not matter whether a lost COMMIT was done. What is kept is
 //! bounded: a transaction that has grown too large is committed before its checkpoints, which say that the rest is to come.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use crate::sinks::{Checkpoint, Class, Refused, SinkError, Write};
 
@@ -24,6 +24,8 @@ const ACCEPTED_BYTES_MAX: usize = 256 * 1024 * 1024;
 pub(super) struct Graph {
     pub(super) engine: Box<dyn Executor>,
     layouts: Vec<Layout>,
+    /// The keys that are unique by now; nothing before the engine was asked.
+    unique: Option<BTreeSet<NodeKey>>,
     pub(super) pace: Pace,
     /// What was accepted and is not durable yet, call by call.
     accepted: Vec<Vec<Write>>,
@@ -42,6 +44,7 @@ impl Graph {
         Self {
             engine,
             layouts: Vec::new(),
+            unique: None,
             pace: Pace::new(batch_rows),
             accepted: Vec::new(),
             open: false,
@@ -56,12 +59,31 @@ impl Graph {
         self.flush(&[])?;
         let all = with_layouts(&self.layouts, layouts);
         let checkpoints = NodeKey { label: CHECKPOINT.to_owned(), properties: vec![LANE.to_owned()] };
-        for key in label_keys(&all)?.into_iter().chain([checkpoints]) {
-            self.engine.write(&key.constraint(), Vec::new())?;
-            self.engine.index(&key.properties)?;
-        }
+        self.make_unique(label_keys(&all)?.into_iter().chain([checkpoints]))?;
         self.layouts = all;
         Ok(())
+    }
+
+    /// Makes keys unique that are not. Each constraint is a transaction of its own, for which a server takes its time even when it has
+    /// it already, so the engine is asked once which there are, and told those that are missing.
+    fn make_unique(&mut self, keys: impl Iterator<Item = NodeKey>) -> Result<(), SinkError> {
+        let mut unique = match self.unique.take() {
+            Some(unique) => unique,
+            None => self.engine.unique()?,
+        };
+        let mut made = Ok(());
+        for key in keys {
+            if unique.contains(&key) {
+                continue;
+            }
+            made = self.engine.write(&key.constraint(), Vec::new()).and_then(|()| self.engine.index(&key.properties));
+            if made.is_err() {
+                break;
+            }
+            unique.insert(key);
+        }
+        self.unique = Some(unique);
+        made
     }
 
     /// Ends the engine; answers the checkpoints that it held.

@@ -4,13 +4,14 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use neo4rs::{BoltType, Graph, Query, Txn};
+use neo4rs::{BoltType, Graph, Query, Row as Record, Txn};
 
 use crate::sinks::{Lease, SinkError};
 
+use super::super::client::Row;
 use super::super::cypher::{LEASE, NodeKey, SINK};
 use super::super::encode::Cell;
-use super::failure::failed;
+use super::constraints::{UNIQUE, keys};
 use super::value::{columns, in_one_column};
 use super::{begin, ended, records};
 
@@ -74,8 +75,12 @@ impl Leases {
             return Ok(transaction);
         }
         let key = NodeKey { label: LEASE.to_owned(), properties: vec!["work".to_owned()] };
-        let statement = key.constraint();
-        ended(transaction.run(Query::new(statement.clone())).await, &self.place, &statement)?;
+        let there = records(&mut transaction, Query::new(in_one_column(UNIQUE))).await;
+        let there = self.cells(&ended(there, &self.place, UNIQUE)?)?;
+        if !keys(there).contains(&key) {
+            let statement = key.constraint();
+            ended(transaction.run(Query::new(statement.clone())).await, &self.place, &statement)?;
+        }
         ended(transaction.commit().await, &self.place, "COMMIT")?;
         self.unique.store(true, Ordering::Relaxed);
         begin(&self.graph, &self.place).await
@@ -91,10 +96,8 @@ impl Leases {
              l.since_ms AS since, l.renewed_ms AS renewed, l.lasts_ms AS lasts"
         );
         let question = Query::new(in_one_column(&read)).param("work", work());
-        let answer = records(transaction, question).await.map_err(|cause| failed(&self.place, &read, cause).0)?;
-        let cells = answer.first().map(columns).transpose();
-        let cells = cells.map_err(|message| SinkError::permanent(SINK, format!("{}: {message}", self.place)))?;
-        let cells = cells.unwrap_or_default();
+        let answer = ended(records(transaction, question).await, &self.place, &read)?;
+        let cells = self.cells(&answer)?.into_iter().next().unwrap_or_default();
         let number = |index: usize| cells.get(index).and_then(Cell::as_int).and_then(|value| u64::try_from(value).ok());
         let text = |index: usize| cells.get(index).and_then(Cell::as_text).map(str::to_owned);
         let now_ms =
@@ -108,6 +111,12 @@ impl Leases {
             lasts_ms: number(5).unwrap_or_default(),
         });
         Ok((found, now_ms))
+    }
+
+    /// The columns of records.
+    fn cells(&self, records: &[Record]) -> Result<Vec<Row>, SinkError> {
+        let cells = records.iter().map(columns).collect::<Result<_, _>>();
+        cells.map_err(|message| SinkError::permanent(SINK, format!("{}: {message}", self.place)))
     }
 }
 

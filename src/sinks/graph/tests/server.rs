@@ -26,10 +26,12 @@ fn options() -> ServerOptions {
     options
 }
 
-/// A connection beside the sink's.
+/// A connection beside the sink's. A machine that tests many things at once may be slow.
 fn aside() -> neo4rs::Graph {
     let options = options();
-    neo4rs::Graph::new(options.url.as_str(), "neo4j", options.password.unwrap().expose()).unwrap()
+    let password = options.password.unwrap();
+    let config = neo4rs::ConfigBuilder::new().uri(options.url.as_str()).user("neo4j").password(password.expose());
+    neo4rs::Graph::connect(config.connection_timeout(Duration::from_secs(600)).build().unwrap()).unwrap()
 }
 
 /// The sink on an emptied server.
@@ -49,6 +51,15 @@ async fn number(statement: &str) -> i64 {
     stream.next().await.unwrap().unwrap().get("n").unwrap()
 }
 
+async fn texts(statement: &str) -> Vec<String> {
+    let mut stream = aside().execute(neo4rs::query(statement)).await.unwrap();
+    let mut texts = Vec::new();
+    while let Some(row) = stream.next().await.unwrap() {
+        texts.push(row.get("n").unwrap());
+    }
+    texts
+}
+
 /// Where a connection is cut.
 #[derive(Debug, Clone, Copy, PartialEq)]
 enum Cut {
@@ -65,6 +76,8 @@ struct Proxy {
 
 struct Between {
     server: SocketAddr,
+    /// All that clients sent.
+    sent: Mutex<Vec<u8>>,
     cut: Mutex<Cut>,
     streams: Mutex<Vec<TcpStream>>,
 }
@@ -72,11 +85,15 @@ struct Between {
 /// The message COMMIT in its one chunk, with the mark of the end.
 const COMMIT: [u8; 6] = [0, 2, 0xb0, 0x12, 0, 0];
 
+/// How a constraint begins.
+const CONSTRAINT: &[u8] = b"CREATE CONSTRAINT";
+
 impl Proxy {
     fn start() -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let server = options().url.socket_addrs(|| Some(7687)).unwrap()[0];
-        let between = Arc::new(Between { server, cut: Mutex::new(Cut::Nothing), streams: Mutex::default() });
+        let between =
+            Arc::new(Between { server, sent: Mutex::default(), cut: Mutex::new(Cut::Nothing), streams: Mutex::default() });
         let proxy = Self { address: listener.local_addr().unwrap(), between: between.clone() };
         std::thread::spawn(move || {
             for client in listener.incoming().flatten() {
@@ -100,6 +117,12 @@ impl Proxy {
         open_server(options).await.unwrap()
     }
 
+    /// How many constraints were sent since this was last asked.
+    fn constraints(&self) -> usize {
+        let sent = std::mem::take(&mut *self.between.sent.lock().unwrap());
+        sent.windows(CONSTRAINT.len()).filter(|part| *part == CONSTRAINT).count()
+    }
+
     fn cut_next(&self, cut: Cut) {
         *self.between.cut.lock().unwrap() = cut;
     }
@@ -116,6 +139,7 @@ impl Between {
     fn requests(&self, mut from: TcpStream, mut to: TcpStream, swallow: &AtomicBool) {
         let mut bytes = vec![0; 1 << 16];
         while let Ok(count @ 1..) = from.read(&mut bytes) {
+            self.sent.lock().unwrap().extend_from_slice(&bytes[..count]);
             if bytes[..count].ends_with(&COMMIT) {
                 match std::mem::replace(&mut *self.cut.lock().unwrap(), Cut::Nothing) {
                     Cut::Nothing => {}
@@ -169,6 +193,30 @@ async fn a_lost_connection_is_passing_and_what_was_accepted_is_written_again() {
     assert_eq!(sink.newest(&c.person).await.unwrap(), Some(1));
     proxy.kill();
     sink.close().await.unwrap();
+}
+
+#[tokio::test]
+async fn a_place_that_is_prepared_gets_no_constraint_again() {
+    let _turn = empty(100).await;
+    for name in texts("SHOW CONSTRAINTS YIELD name WHERE name STARTS WITH 'distributary_' RETURN name AS n").await {
+        aside().run(neo4rs::query(&format!("DROP CONSTRAINT `{name}`"))).await.unwrap();
+    }
+    let (c, proxy) = (Catalogue::new(), Proxy::start());
+    let lease = Lease::new(Work::Sync, Duration::from_secs(60));
+    // The four labels', that of the checkpoints and that of the leases.
+    for expected in [6, 0] {
+        let sink = proxy.sink().await;
+        sink.hold(&lease).await.unwrap();
+        for _ in 0..2 {
+            sink.prepare(&c.all(), &[]).await.unwrap();
+        }
+        write(&sink, &[put(&c.movie, json!([1, "one"]))]).await;
+        sink.prepare(&c.all(), &[]).await.unwrap();
+        sink.close().await.unwrap();
+        assert_eq!(proxy.constraints(), expected);
+    }
+    let error = aside().run(neo4rs::query("CREATE (:Movie {movie_id: 1})")).await.unwrap_err();
+    assert!(error.to_string().contains("ConstraintValidationFailed"), "{error}");
 }
 
 #[tokio::test]
@@ -297,6 +345,20 @@ async fn what_is_wrong_with_a_server_is_said_with_the_key_to_look_at() {
     assert_eq!(error.class, Class::Permanent, "{error}");
     assert!(error.message.contains("graph.user") && error.message.contains("DISTRIBUTARY_GRAPH_PASSWORD"), "{error}");
     assert!(!format!("{error:?}").contains("PLANTED"));
+    // The driver tells nothing of why a server that routes is not reached.
+    let routed = Url::parse(&right.url.as_str().replacen("bolt", "neo4j", 1)).unwrap();
+    wrong(&|options| options.url = routed.clone()).await.unwrap();
+    let wrong_routed = |options: &mut ServerOptions| {
+        options.url = routed.clone();
+        options.password = Some(Secret::from("PLANTED"));
+    };
+    let error = wrong(&wrong_routed).await.unwrap_err();
+    assert_eq!(error.class, Class::Permanent, "{error}");
+    assert!(error.message.contains("DISTRIBUTARY_GRAPH_PASSWORD") && error.message.contains("neo4j://"), "{error}");
+    let nowhere = |options: &mut ServerOptions| (options.url, options.database) = (routed.clone(), Some("nowhere".to_owned()));
+    let error = wrong(&nowhere).await.unwrap_err();
+    assert_eq!(error.class, Class::Permanent, "{error}");
+    assert!(error.message.contains("graph.database"), "{error}");
     let error = wrong(&|options| options.database = Some("nowhere".to_owned())).await.unwrap_err();
     assert_eq!(error.class, Class::Permanent, "{error}");
     assert!(error.message.contains("`nowhere`") && error.message.contains("graph.database"), "{error}");
