@@ -150,7 +150,11 @@ pub(crate) async fn a_second_writer_does_no_harm<P: Place>() {
         old.put(1, &[row(1, 0, "old")], &[]).await;
         assert_eq!(new.contents().await, [row(1, 0, "two")]);
     }
+    // An engine may gather rows until it is closed.
     first.close().await.unwrap();
+    for new in &of_second {
+        assert_eq!(new.contents().await, [row(1, 0, "two")]);
+    }
     second.flush(&[checkpoint(P::KIND, "silver", 3)]).await.unwrap();
     second.close().await.unwrap();
 }
@@ -185,8 +189,9 @@ pub(crate) async fn a_place_has_one_run_of_a_kind<P: Place>() {
     assert_eq!(first.hold(&one.renewed()).await.unwrap_err().class, Class::Stop);
     second.release(&other).await.unwrap();
     // A holder that was not heard of for too long is dead, and stopped when it wakes.
-    let dead = Lease { renewed_ms: 0, since_ms: 0, lasts_ms: 1000, ..lasting() };
+    let dead = lasting();
     first.hold(&dead).await.unwrap();
+    place.outlive(&first, &dead).await;
     let heir = lasting();
     second.hold(&heir).await.unwrap();
     assert_eq!(first.hold(&dead.renewed()).await.unwrap_err().class, Class::Stop);

@@ -10,7 +10,7 @@ pub(crate) mod values;
 use std::sync::Arc;
 
 use async_trait::async_trait;
-use distributary::sinks::{Sink, SinkError, SinkKind};
+use distributary::sinks::{Lease, Sink, SinkError, SinkKind};
 
 /// What becomes of a second writer to a place.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -37,7 +37,14 @@ pub(crate) trait Place: Send + Sync + Sized {
     /// Opens it, as a new process would. Vectors are of [`subject::MODEL`], [`subject::DIMENSIONS`] long.
     async fn try_open(&self) -> Result<Arc<dyn Sink>, SinkError>;
 
-    /// The same, where it must go well.
+    /// Lets a lease end that is held, as if its holder had not been heard of for longer than it lasts. Where those who ask go by their own
+    /// clocks, the lease says when it was renewed; a server that goes by its own has to be told.
+    async fn outlive(&self, holder: &Arc<dyn Sink>, lease: &Lease) {
+        let long_ago = Lease { since_ms: 0, renewed_ms: 0, lasts_ms: 1000, ..lease.clone() };
+        holder.hold(&long_ago).await.unwrap();
+    }
+
+    /// [`Place::try_open`], where it must go well.
     async fn open(&self) -> Arc<dyn Sink> {
         self.try_open().await.unwrap()
     }
