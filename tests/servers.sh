@@ -52,7 +52,7 @@ if [ ${#missing[@]} -gt 0 ]; then
     exit 1
 fi
 
-rust="cargo test --quiet --features servers --test servers neo4j"
+rust="cargo test --quiet --features servers --lib --test servers -- sinks::graph neo4j"
 # NAME|WHAT IT SHOWS|COMMAND
 scenarios=(
     "clickhouse|clickhouse-connect, the official Python client, through the front of ClickHouse|tests/servers/clickhouse.sh"
