@@ -362,6 +362,8 @@ pub struct LaneStatus {
     pub sink: SinkKind,
     /// The target.
     pub target: String,
+    /// Whether the sink could be asked; where it could not, nothing of what it holds is known.
+    pub reached: bool,
     /// The version that the sink holds; none before the first sync is done.
     pub version: Option<i64>,
     /// The version that the table is at; none when the table cannot be read.

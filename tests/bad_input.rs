@@ -8,8 +8,7 @@ use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
-use crate::crash::operations;
-use crate::support::command::{Answer, run};
+use crate::support::command::{Answer, operations, run};
 use crate::support::engines::library;
 use crate::support::lake::{Lake, json_batch};
 use crate::support::wait_for;

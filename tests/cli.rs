@@ -5,8 +5,7 @@ use std::path::Path;
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
-use crate::crash::operations;
-use crate::support::command::{run, sample_configuration};
+use crate::support::command::{operations, run, sample_configuration};
 use crate::support::engines::library;
 
 /// A directory with the sample's lake and a configuration.

@@ -11,10 +11,9 @@ use distributary::sinks::clickhouse::{ClickhouseSink, ServerOptions, open_server
 use distributary::sinks::{Checkpoint, Class, LaneId, Lease, Query, Sink, SinkError, SinkKind, Work, Write};
 use serde_json::{Value, json};
 
-use crate::crash::operations;
 use crate::fronts::clickhouse::{Front, PASSWORD, READER, USER};
 use crate::fronts::tls::Tls;
-use crate::support::command::{distributary, run};
+use crate::support::command::{distributary, operations, run};
 use crate::support::wait_for;
 
 fn options(front: &Front, database: &str) -> ServerOptions {

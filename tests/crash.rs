@@ -3,8 +3,7 @@
 use std::io::{BufRead, BufReader, Read};
 use std::path::Path;
 use std::process::{Child, Stdio};
-use std::sync::mpsc;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use distributary::embed::{self, Choice};
 use distributary::mapping::MappingFile;
@@ -12,8 +11,10 @@ use distributary::sinks::{graph, vectors};
 use rand::Rng;
 use serde_json::Value;
 
-use crate::support::command::{Answer, distributary, run, sample_configuration};
+use crate::support::command::{Answer, distributary, operations, run, sample_configuration};
 use crate::support::engines::library;
+use crate::support::kill::kill_after;
+use crate::support::killed::first_difference;
 use crate::support::lake::copy_dir;
 use crate::support::wait_for;
 
@@ -47,23 +48,6 @@ fn dump(directory: &Path) -> (Value, Vec<String>) {
     graph.sort();
     assert!(rows.as_array().unwrap().len() > 1000 && graph.len() > 1000, "the dump is nearly empty");
     (rows, graph)
-}
-
-/// Waits until the process ends, or for so long; then it is killed. Answers whether it was.
-fn kill_after(mut child: Child, delay: Duration) -> bool {
-    let mut stderr = child.stderr.take().unwrap();
-    let (ended, end) = mpsc::channel();
-    let reader = std::thread::spawn(move || {
-        let mut text = Vec::new();
-        // The pipe is closed when the process has ended.
-        let _ = stderr.read_to_end(&mut text);
-        let _ = ended.send(());
-    });
-    let killed = end.recv_timeout(delay).is_err();
-    child.kill().unwrap();
-    let status = child.wait().unwrap();
-    reader.join().unwrap();
-    killed && !status.success()
 }
 
 #[test]
@@ -106,19 +90,6 @@ fn killed_at_any_moment_the_next_sync_mends_it() {
         std::fs::remove_dir_all(&trial).unwrap();
     }
     assert!(killed >= 5, "only {killed} of 20 runs were killed before they ended");
-}
-
-fn first_difference(found: &[String], expected: &[String]) -> String {
-    let extra = found.iter().find(|line| !expected.contains(line));
-    let missing = expected.iter().find(|line| !found.contains(line));
-    format!("extra {extra:?}, missing {missing:?}")
-}
-
-/// Everything that a report says was sent.
-pub(crate) fn operations(report: &Value) -> u64 {
-    let targets = report["tables"].as_array().unwrap().iter().flat_map(|table| table["targets"].as_array().unwrap());
-    let counts = ["upserts", "deletes", "payload_updates", "texts_embedded"];
-    targets.flat_map(|target| counts.map(|count| target[count].as_u64().unwrap())).sum()
 }
 
 /// Sends a signal to a process.

@@ -20,6 +20,7 @@ mod qdrant_grpc;
 mod reembed;
 mod repair;
 mod secrets;
+mod served;
 mod support;
 mod tidy;
 

@@ -14,10 +14,12 @@ use rand::seq::IndexedRandom;
 use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 
+use crate::served::engines;
 use crate::support::engines::Bench;
 use crate::support::faults::{Fault, Faults, Operation};
 use crate::support::lake::{Author, Book, Credit, Record};
 use crate::support::oracle::{Oracle, assert_sent, strategies};
+use crate::support::server::Server as _;
 use crate::support::{tests_dir, wait_for};
 
 /// What is done to one record.
@@ -141,6 +143,43 @@ impl Change for Author {
     }
 }
 
+/// Which engines take part.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Set {
+    /// Those in this process.
+    Embedded,
+    /// Servers of ClickHouse and Qdrant, and the graph in this process.
+    Qdrant,
+    /// A server of ClickHouse and an index of Pinecone, and the graph in this process.
+    Pinecone,
+}
+
+/// The servers of a set; they end when the last sink has let go of them.
+struct Servers {
+    clickhouse: engines::Clickhouse,
+    vectors: Result<engines::Qdrant, engines::Pinecone>,
+}
+
+impl Servers {
+    fn of(set: Set) -> Option<Self> {
+        let vectors = match set {
+            Set::Embedded => return None,
+            Set::Qdrant => Ok(engines::Qdrant::start()),
+            Set::Pinecone => Err(engines::Pinecone::start()),
+        };
+        Some(Self { clickhouse: engines::Clickhouse::new(), vectors })
+    }
+
+    /// Puts them in the place of the engines in this process.
+    fn serve(&self, bench: &mut Bench) {
+        bench.clickhouse = Some(self.clickhouse.options());
+        match &self.vectors {
+            Ok(qdrant) => bench.qdrant = Some(format!("qdrant://{}", qdrant.address())),
+            Err(pinecone) => bench.pinecone = Some(pinecone.options()),
+        }
+    }
+}
+
 /// A lake, its engines, and what they should hold.
 struct World {
     // Closed before the directories go.
@@ -153,17 +192,27 @@ struct World {
     salt: u64,
     /// The versions of both tables before the last action.
     earlier: (i64, i64),
+    // Dropped last.
+    _servers: Option<Servers>,
 }
 
 impl World {
     async fn new(books: &[Book], authors: &[Author], feed: bool, more: &str) -> Self {
+        Self::on(Set::Embedded, books, authors, feed, more).await
+    }
+
+    async fn on(set: Set, books: &[Book], authors: &[Author], feed: bool, more: &str) -> Self {
+        let servers = Servers::of(set);
         let mut bench = Bench::new(tests_dir().join("mappings/library.yaml"));
         bench.more = more.to_owned();
+        if let Some(servers) = &servers {
+            servers.serve(&mut bench);
+        }
         bench.lake.create(books, feed).await;
         bench.lake.create(authors, feed).await;
         let faults = Faults::default();
         let setup = bench.open_faulty(&faults).await;
-        Self { setup, bench, faults, oracle: Oracle::default(), salt: 0, earlier: (0, 0) }
+        Self { setup, bench, faults, oracle: Oracle::default(), salt: 0, earlier: (0, 0), _servers: servers }
     }
 
     async fn versions(&self) -> (i64, i64) {
@@ -394,7 +443,7 @@ fn all_sequences_of_two_with_a_sync_between() {
 }
 
 /// A long run by a seed: actions, syncs and faults as they come.
-async fn random_run(seed: u64) {
+async fn random_run(set: Set, seed: u64) {
     let mut rng = ChaCha8Rng::seed_from_u64(seed);
     let (feed, small_batches, small_windows) = (rng.random_ratio(4, 5), rng.random_ratio(1, 3), rng.random_ratio(1, 4));
     let with_faults = rng.random_ratio(3, 4);
@@ -408,7 +457,7 @@ async fn random_run(seed: u64) {
     let records = rng.random_range(1..30);
     let books: Vec<Book> = (1..=records).chain([CONSTANT]).map(|id| book(id, 0)).collect();
     let authors: Vec<Author> = (1..=records).chain([CONSTANT]).map(|id| author(id, 0)).collect();
-    let mut world = World::new(&books, &authors, feed, &more).await;
+    let mut world = World::on(set, &books, &authors, feed, &more).await;
     let exact = !small_batches && !small_windows;
     if rng.random_ratio(1, 2) {
         world.settle(exact, "the first sync").await;
@@ -418,7 +467,7 @@ async fn random_run(seed: u64) {
             let action = random_action(&mut rng, records, !with_faults);
             world.act(&action).await;
         }
-        let when = format!("seed {seed}, round {round}");
+        let when = format!("{set:?}, seed {seed}, round {round}");
         if !with_faults {
             // A record that comes back from quarantine is compared with the sink, not with the feed.
             world.settle(false, &when).await;
@@ -485,7 +534,7 @@ fn random_sequences_with_faults() {
     let known = seeds.len();
     seeds.extend((0..fresh).map(|_| rand::random::<u64>()));
     for (number, seed) in seeds.into_iter().enumerate() {
-        let outcome = std::panic::catch_unwind(|| wait_for(random_run(seed)));
+        let outcome = std::panic::catch_unwind(|| wait_for(random_run(Set::Embedded, seed)));
         if let Err(cause) = outcome {
             if number >= known {
                 let mut file = std::fs::OpenOptions::new().append(true).open(&path).unwrap();
@@ -495,6 +544,24 @@ fn random_sequences_with_faults() {
             std::panic::resume_unwind(cause);
         }
     }
+}
+
+/// The same runs against servers: what they hold is what the oracle says, so it is what the engines in this process hold, row for row.
+fn random_runs_on(set: Set) {
+    for seed in [1, 2, 3, rand::random::<u64>()] {
+        eprintln!("{set:?}, seed {seed}");
+        wait_for(random_run(set, seed));
+    }
+}
+
+#[test]
+fn random_sequences_with_faults_on_servers_with_qdrant() {
+    random_runs_on(Set::Qdrant);
+}
+
+#[test]
+fn random_sequences_with_faults_on_servers_with_pinecone() {
+    random_runs_on(Set::Pinecone);
 }
 
 /// Each fault at each operation of each engine, one at a time, over a snapshot and over a window: the next sync mends it.

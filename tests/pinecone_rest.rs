@@ -1,5 +1,5 @@
-//! The vector sink on Pinecone's REST API, over a front that keeps its limits: batches, late visibility, errors, leases, generations, and
-//! whole runs whose contents are those of the embedded engine.
+//! The vector sink on Pinecone's REST API, over a front that keeps its limits, beside what all engines do alike (`served.rs`): batches,
+//! late visibility, errors, leases, generations, and whole runs whose contents are those of the embedded engine.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
@@ -19,9 +19,8 @@ use distributary::sinks::{Checkpoint, Class, LaneId, Lease, Query, Role, Sink, S
 use distributary::sync::{self, Options, Question, Reembed, Setup};
 use serde_json::{Value, json};
 
-use crate::crash::operations;
 use crate::fronts::pinecone::{Asked, Fault, Front, KEY};
-use crate::support::command::{Answer, run, sample_configuration};
+use crate::support::command::{Answer, operations, run, sample_configuration};
 use crate::support::engines::{Bench, hash_embedder};
 use crate::support::lake::{Author, Book, Record, json_batch};
 use crate::support::{tests_dir, wait_for};
@@ -203,33 +202,6 @@ fn rows_are_held_as_they_were_written_and_seen_by_the_next_process() {
             assert_eq!(held, sink.image(&target, &written).unwrap(), "exact, with the vector");
         }
         assert_eq!(sink.newest(&target).await.unwrap(), Some(1 << 56));
-        none_wrong(&front);
-    });
-}
-
-#[test]
-fn payloads_are_replaced_whole_older_writes_lose_and_tables_are_apart() {
-    wait_for(async {
-        let front = Front::start();
-        front.lag(1);
-        let (movies, series) = (target_of("movies"), target_of("series"));
-        let sink = prepared(&front, &movies).await;
-        sink.prepare(std::slice::from_ref(&series), &[]).await.unwrap();
-        put(&sink, &movies, 2, &[row(1, "a", "old"), row(2, "b", "two")], &[]).await;
-        put(&sink, &series, 2, &[row(1, "a", "series")], &[]).await;
-        // The new payload lacks an entry that the old one has.
-        let new = changed(changed(row(1, "a", "new"), "nested", Value::Null), VECTOR, Value::Null);
-        put(&sink, &movies, 3, std::slice::from_ref(&new), &[]).await;
-        let held = sink.held(&movies, &ids_batch(&[1])).await.unwrap();
-        let expected = changed(changed(row(1, "a", "new"), "nested", Value::Null), VECTOR, json!(vector_of("a")));
-        assert_eq!(held, rows_of(&movies, &[expected]));
-        put(&sink, &movies, 2, &[row(1, "z", "older")], &[]).await;
-        assert_eq!(titles(&sink, &movies).await, BTreeMap::from([(1, "new".to_owned()), (2, "two".to_owned())]));
-        let absent = changed(row(9, "a", "absent"), VECTOR, Value::Null);
-        let refused = sink.write(&[write_of(&movies, 4, &[absent, row(3, "c", "three")], &[2])]).await.unwrap();
-        assert_eq!(refused.iter().map(|r| (r.write, r.row)).collect::<Vec<_>>(), [(0, 0)]);
-        assert_eq!(titles(&sink, &movies).await, BTreeMap::from([(1, "new".to_owned()), (3, "three".to_owned())]));
-        assert_eq!(titles(&sink, &series).await, BTreeMap::from([(1, "series".to_owned())]));
         none_wrong(&front);
     });
 }

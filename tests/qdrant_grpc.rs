@@ -1,5 +1,5 @@
-//! The vector sink at a Qdrant server, over gRPC: the contract, leases, strict mode, limits and refusals, and whole runs that end with the
-//! points of the embedded engine.
+//! The vector sink at a Qdrant server, over gRPC, beside what all engines do alike (`served.rs`): strict mode, limits and refusals,
+//! generations, and whole runs that end with the points of the embedded engine.
 
 mod runs;
 
@@ -120,10 +120,6 @@ fn rows_of(target: &Target, chunks: &[Chunk], dimensions: usize) -> RecordBatch 
     RecordBatch::try_new(schema, columns).unwrap()
 }
 
-fn ids_batch(ids: &[i64]) -> RecordBatch {
-    RecordBatch::try_from_iter([("id", Arc::new(Int64Array::from(ids.to_vec())) as ArrayRef)]).unwrap()
-}
-
 fn chunk_keys(keys: &[(i64, i64)]) -> RecordBatch {
     let column = |read: fn(&(i64, i64)) -> i64| Arc::new(Int64Array::from_iter_values(keys.iter().map(read))) as ArrayRef;
     RecordBatch::try_from_iter([("id", column(|key| key.0)), (CHUNK, column(|key| key.1))]).unwrap()
@@ -205,76 +201,11 @@ async fn prepared(front: &Front) -> (VectorsSink, Arc<Target>) {
 }
 
 #[tokio::test]
-async fn rows_are_held_as_they_were_written_and_survive_a_reopening() {
+async fn what_was_not_prepared_is_not_written_to() {
     let front = Front::start();
-    let target = target_of("movies");
-    let chunks = [chunk(i64::MIN, "a", "one"), chunk(0, "b", "é🎬\0'\"`"), chunk(i64::MAX, "", "three")];
-    let sink = opened(&front).await;
-    assert_eq!(sink.checkpoints().await.unwrap(), []);
-    assert_eq!(sink.generations().await.unwrap(), []);
-    assert_eq!(sink.list(&target, None, 10).await.unwrap().keys.num_rows(), 0, "a target that is not there has no rows");
-    assert_eq!(sink.held(&target, &ids_batch(&[0])).await.unwrap().num_rows(), 0);
-    let error = sink.write(&[write_of(&target, 1, &chunks, &[])]).await.unwrap_err();
+    let (sink, target) = (opened(&front).await, target_of("movies"));
+    let error = sink.write(&[write_of(&target, 1, &[chunk(1, "a", "one")], &[])]).await.unwrap_err();
     assert!(error.message.contains("titles was not prepared"), "{error}");
-    sink.prepare(std::slice::from_ref(&target), &[]).await.unwrap();
-    sink.prepare(std::slice::from_ref(&target), &[]).await.unwrap();
-    sink.write(&[]).await.unwrap();
-    put(&sink, &target, 1, &[], &[]).await;
-    for _ in 0..2 {
-        put(&sink, &target, 1, &chunks, &[(77, 0)]).await;
-        sink.flush(&[checkpoint("movies", 1, "hash@1")]).await.unwrap();
-    }
-    sink.close().await.unwrap();
-    let sink = opened(&front).await;
-    assert_eq!(sink.checkpoints().await.unwrap(), [checkpoint("movies", 1, "hash@1")]);
-    for (row, chunk) in chunks.iter().enumerate() {
-        let held = sink.held(&target, &ids_batch(&[chunk.id, chunk.id])).await.unwrap();
-        let image = sink.image(&target, &rows_of(&target, &chunks, DIMENSIONS).slice(row, 1)).unwrap();
-        assert_eq!(held.project(&[0, 1, 2, 3, 4]).unwrap(), image.project(&[0, 1, 2, 3, 4]).unwrap(), "exact");
-    }
-    assert_same(&contents(&sink, &target).await, &expected(&chunks));
-}
-
-#[tokio::test]
-async fn rows_are_found_by_any_columns() {
-    for front in [Front::start(), strict()] {
-        let (sink, target) = prepared(&front).await;
-        let second = Chunk { chunk: 1, ..chunk(1, "more of one", "one") };
-        let rows = [chunk(1, "same", "one"), second, chunk(2, "same", "two"), chunk(3, "other", "two")];
-        put(&sink, &target, 1, &rows, &[]).await;
-        let ids = |batch: RecordBatch| {
-            let mut ids: Vec<i64> = batch["id"].as_primitive::<Int64Type>().values().to_vec();
-            ids.sort_unstable();
-            ids
-        };
-        let texts = |name: &str, values: &[&str]| {
-            RecordBatch::try_from_iter([(name, Arc::new(StringArray::from(values.to_vec())) as ArrayRef)]).unwrap()
-        };
-        assert_eq!(ids(sink.held(&target, &ids_batch(&[1, 3, 9])).await.unwrap()), [1, 1, 3]);
-        assert_eq!(ids(sink.held(&target, &chunk_keys(&[(1, 1), (1, 1), (2, 0), (2, 1)])).await.unwrap()), [1, 2]);
-        assert_eq!(ids(sink.held(&target, &texts(TEXT_HASH, &[&hash_of("same"), "none"])).await.unwrap()), [1, 2]);
-        assert_eq!(ids(sink.held(&target, &texts("title", &["two"])).await.unwrap()), [2, 3]);
-        assert_eq!(ids(sink.held(&target, &ids_batch(&[])).await.unwrap()), Vec::<i64>::new());
-        assert_eq!(sink.vectors(vec![hash_of("other"), hash_of("nowhere")]).await.unwrap().len(), 1);
-    }
-}
-
-#[tokio::test]
-async fn a_row_without_a_vector_replaces_the_payload_alone() {
-    let front = Front::start();
-    let (sink, target) = prepared(&front).await;
-    put(&sink, &target, 1, &[chunk(1, "a", "old")], &[]).await;
-    let new = Chunk { has_vector: false, ..chunk(1, "a", "new") };
-    put(&sink, &target, 2, std::slice::from_ref(&new), &[]).await;
-    put(&sink, &target, 2, &[new], &[]).await;
-    assert_same(&contents(&sink, &target).await, &expected(&[chunk(1, "a", "new")]));
-
-    let absent = Chunk { has_vector: false, ..chunk(2, "a", "new") };
-    let other_text = Chunk { has_vector: false, ..chunk(1, "b", "newer") };
-    let refused = sink.write(&[write_of(&target, 3, &[absent, other_text, chunk(3, "c", "three")], &[])]).await.unwrap();
-    assert_eq!(refused.iter().map(|r| (r.write, r.row)).collect::<Vec<_>>(), [(0, 0), (0, 1)]);
-    assert!(refused[0].message.contains("no point") && refused[1].message.contains("_text_hash"), "{refused:?}");
-    assert_same(&contents(&sink, &target).await, &expected(&[chunk(1, "a", "new"), chunk(3, "c", "three")]));
 }
 
 #[tokio::test]
@@ -290,48 +221,6 @@ async fn an_older_write_loses() {
     assert_same(&contents(&sink, &target).await, &expected(&[chunk(1, "a", "new"), chunk(2, "b", "two")]));
     put(&sink, &target, high, &[chunk(1, "z", "again")], &[(2, 0)]).await;
     assert_same(&contents(&sink, &target).await, &expected(&[chunk(1, "z", "again")]));
-}
-
-#[tokio::test]
-async fn tables_share_a_collection_and_nothing_else() {
-    let front = Front::start();
-    let (sink, movies) = prepared(&front).await;
-    let series = target_of("series");
-    sink.prepare(std::slice::from_ref(&series), &[]).await.unwrap();
-    put(&sink, &movies, 1, &[chunk(1, "film", "film"), chunk(2, "b", "two")], &[]).await;
-    put(&sink, &series, 1, &[chunk(1, "series", "series")], &[]).await;
-    assert_same(&contents(&sink, &series).await, &expected(&[chunk(1, "series", "series")]));
-    put(&sink, &movies, 2, &[], &[(1, 0)]).await;
-    assert_same(&contents(&sink, &movies).await, &expected(&[chunk(2, "b", "two")]));
-    assert_same(&contents(&sink, &series).await, &expected(&[chunk(1, "series", "series")]));
-    assert_eq!(sink.newest(&movies).await.unwrap(), Some(1));
-    assert_eq!(sink.newest(&target_of("none")).await.unwrap(), None);
-}
-
-#[tokio::test]
-async fn a_list_is_paged_without_gaps_also_where_pages_are_limited() {
-    for front in [Front::start(), strict()] {
-        let (sink, target) = prepared(&front).await;
-        let chunks: Vec<Chunk> = (0..250).map(|id| chunk(id, &format!("text {id}"), "t")).collect();
-        put(&sink, &target, 1, &chunks, &[]).await;
-        for limit in [1, 7, 250, 5000] {
-            let (mut ids, mut after) = (Vec::new(), None);
-            loop {
-                let page = sink.list(&target, after.as_deref(), limit).await.unwrap();
-                assert!(page.keys.num_rows() <= limit);
-                ids.extend_from_slice(page.keys["id"].as_primitive::<Int64Type>().values());
-                after = page.next;
-                if after.is_none() {
-                    break;
-                }
-            }
-            ids.sort_unstable();
-            assert_eq!(ids, (0..250).collect::<Vec<_>>(), "limit {limit}");
-        }
-        let all: Vec<i64> = (0..250).collect();
-        assert_eq!(sink.held(&target, &ids_batch(&all)).await.unwrap().num_rows(), 250, "more values than a condition takes");
-        assert!(sink.list(&target, Some("x"), 5).await.is_err());
-    }
 }
 
 #[tokio::test]
@@ -400,28 +289,15 @@ async fn what_people_filter_by_is_indexed() {
 }
 
 #[tokio::test]
-async fn a_checkpoint_moves_only_from_the_one_before_it() {
+async fn a_checkpoint_without_its_points_says_nothing() {
     let front = Front::start();
     let (sink, target) = prepared(&front).await;
-    sink.flush(&[]).await.unwrap();
     sink.flush(&[checkpoint("movies", 1, "hash@1")]).await.unwrap();
-    sink.flush(&[checkpoint("movies", 2, "hash@1"), checkpoint("series", 1, "hash@1")]).await.unwrap();
-    let moved = [checkpoint("movies", 2, "hash@1"), checkpoint("series", 1, "hash@1")];
-    for wrong in [1, 4] {
-        let error = sink.flush(&[checkpoint("series", 2, "hash@1"), checkpoint("movies", wrong, "hash@1")]).await.unwrap_err();
-        assert_eq!(error.class, Class::Stop);
-        assert!(error.message.contains("movies/vectors/titles@hash@1/0-of-1"), "{error}");
-        assert_eq!(sink.checkpoints().await.unwrap(), moved, "none has moved");
-    }
-    let other = Checkpoint { table_id: "another".to_owned(), ..checkpoint("movies", 2, "hash@1") };
-    assert_eq!(sink.flush(&[other]).await.unwrap_err().class, Class::Stop);
-    sink.flush(&[checkpoint("movies", 2, "hash@1")]).await.unwrap();
-    assert_eq!(opened(&front).await.checkpoints().await.unwrap(), moved);
-
+    assert_eq!(opened(&front).await.checkpoints().await.unwrap(), [checkpoint("movies", 1, "hash@1")]);
     // Somebody deletes the collection.
     runs::delete(&mut runs::collections(&front).await, &generation_name("hash@1", DIMENSIONS)).await;
     let sink = opened(&front).await;
-    assert_eq!(sink.checkpoints().await.unwrap(), [], "a checkpoint without points says nothing");
+    assert_eq!(sink.checkpoints().await.unwrap(), [], "of a collection that is gone");
     sink.prepare(&[target], &[]).await.unwrap();
     assert_eq!(sink.checkpoints().await.unwrap(), [], "nor does it come back with an empty collection");
     sink.flush(&[checkpoint("movies", 1, "hash@1")]).await.unwrap();
@@ -443,30 +319,6 @@ async fn of_two_writers_that_move_a_checkpoint_at_once_one_is_told() {
         };
         assert_eq!(winner.0.class, Class::Stop, "{}", winner.0);
         assert_eq!(one.checkpoints().await.unwrap(), [of(winner.1)]);
-    }
-}
-
-#[tokio::test]
-async fn a_lease_keeps_others_out_until_it_is_given_back_or_ends() {
-    for front in [Front::start(), strict()] {
-        let (one, two) = (opened(&front).await, opened(&front).await);
-        let lease = |work| Lease::new(work, Duration::from_secs(86_400));
-        let (mine, theirs) = (lease(Work::Sync), lease(Work::Sync));
-        one.hold(&mine).await.unwrap();
-        one.hold(&mine.renewed()).await.unwrap();
-        let refused = two.hold(&theirs).await.unwrap_err();
-        assert_eq!(refused.class, Class::Stop);
-        assert!(refused.message.contains(&mine.holder) && refused.message.contains("qdrant://"), "{refused}");
-        two.hold(&lease(Work::Reembed)).await.unwrap();
-        two.release(&theirs).await.unwrap();
-        assert!(two.hold(&theirs).await.is_err(), "who does not have it cannot give it back");
-        one.release(&mine).await.unwrap();
-        two.hold(&theirs).await.unwrap();
-        two.release(&theirs).await.unwrap();
-        // The holder dies: it was last heard of long ago.
-        one.hold(&Lease { renewed_ms: 1, ..mine.clone() }).await.unwrap();
-        two.hold(&theirs).await.unwrap();
-        assert_eq!(one.hold(&mine.renewed()).await.unwrap_err().class, Class::Stop, "who wakes up finds it taken");
     }
 }
 

@@ -18,8 +18,7 @@ use rand_chacha::ChaCha8Rng;
 use serde_json::Value;
 use tokio_util::sync::CancellationToken;
 
-use crate::crash::operations;
-use crate::support::command::{Answer, distributary, run, sample_configuration};
+use crate::support::command::{Answer, distributary, operations, run, sample_configuration};
 use crate::support::engines::Bench;
 use crate::support::lake::{Author, Book};
 use crate::support::{tests_dir, wait_for};

@@ -102,7 +102,7 @@ pub(super) fn exit_code(report: &SyncReport) -> u8 {
 }
 
 pub(super) async fn status(global: &Global) -> Outcome {
-    let setup = whole(global).await?;
+    let setup = open(global, Needed::ALL).await?;
     let report = sync::status(&setup).await?;
     setup.close().await.map_err(OpenError::from)?;
     if global.json {
@@ -110,7 +110,7 @@ pub(super) async fn status(global: &Global) -> Outcome {
     } else {
         show::status(&report);
     }
-    Ok(DONE)
+    Ok(if setup.unopened.is_empty() { DONE } else { PARTIAL })
 }
 
 pub(super) async fn verify(global: &Global) -> Outcome {

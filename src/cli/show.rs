@@ -160,7 +160,7 @@ pub(super) fn status(report: &StatusReport) {
             number(lane.lag),
             number(lane.pending),
             lane.quarantined.to_string(),
-            lane.updated_at.clone().unwrap_or_else(|| "never".to_owned()),
+            lane.updated_at.clone().unwrap_or_else(|| if lane.reached { "never" } else { "·" }.to_owned()),
             lane.note.clone().unwrap_or_default(),
         ]);
     }

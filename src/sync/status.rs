@@ -7,7 +7,8 @@ use crate::report::{LaneStatus, StatusReport};
 use crate::sinks::quarantine::Quarantine;
 use crate::sinks::{Checkpoint, LaneId, Role};
 
-/// Reads checkpoints, table versions and quarantine; changes nothing.
+/// Reads checkpoints, table versions and quarantine; changes nothing. Of a sink that could not be opened it says why, and nothing of how far
+/// it has come, which the sink alone knows.
 ///
 /// # Errors
 /// When a table, a sink or the quarantine cannot be read.
@@ -46,6 +47,18 @@ pub async fn status(setup: &Setup) -> Result<StatusReport, OpenError> {
             }
         }
     }
+    for (sink, error) in &setup.unopened {
+        let note = Some(format!("cannot be opened: {}", super::lane::describe(error)));
+        let model = setup.embedder.as_ref().map(|embedder| embedder.identity()).filter(|_| *sink == SinkKind::Vectors);
+        for (table, entry) in &setup.mapping.tables {
+            let latest = opened.tables.get(table).map(|t| t.version());
+            for (kind, target) in entry.targets().into_iter().filter(|(kind, _)| kind == sink) {
+                let id = LaneId::new(table, kind, target, model);
+                let quarantined = quarantine.keys(table, &id.name()).len() as u64;
+                report.lanes.push(LaneStatus { reached: false, ..of_lane(id, None, latest, quarantined, note.clone()) });
+            }
+        }
+    }
     Ok(report)
 }
 
@@ -74,6 +87,7 @@ fn of_lane(
         table: lane.table,
         sink: lane.sink,
         target: lane.target,
+        reached: true,
         version,
         latest,
         lag: latest.zip(version).map(|(latest, version)| latest - version),

@@ -150,7 +150,11 @@ pub(crate) async fn a_second_writer_does_no_harm<P: Place>() {
         old.put(1, &[row(1, 0, "old")], &[]).await;
         assert_eq!(new.contents().await, [row(1, 0, "two")]);
     }
+    // An engine may gather rows until it is closed.
     first.close().await.unwrap();
+    for new in &of_second {
+        assert_eq!(new.contents().await, [row(1, 0, "two")]);
+    }
     second.flush(&[checkpoint(P::KIND, "silver", 3)]).await.unwrap();
     second.close().await.unwrap();
 }

@@ -4,7 +4,7 @@ use distributary::mapping::target::TEXT_HASH;
 use distributary::sinks::{Refused, SinkKind};
 
 use super::Place;
-use super::subject::{Row, Subject, hash_of, ids, keys_of, row, texts, without_vectors};
+use super::subject::{DIMENSIONS, Row, Subject, hash_of, ids, keys_of, row, texts, without_vectors};
 
 /// Four rows of three records.
 fn four() -> Vec<Row> {
@@ -181,6 +181,9 @@ pub(crate) async fn rows_are_found_by_any_columns<P: Place>() {
             let hashes = [hash_of("same"), "nothing".to_owned()];
             let hashes: Vec<&str> = hashes.iter().map(String::as_str).collect();
             assert_eq!(subject.held(&texts(TEXT_HASH, &hashes)).await, found(&[0, 2]), "by text");
+            let vectors = sink.vectors(hashes.iter().map(|hash| (*hash).to_owned()).collect()).await.unwrap();
+            let known: Vec<(&str, usize)> = vectors.iter().map(|(hash, vector)| (hash.as_str(), vector.len())).collect();
+            assert_eq!(known, [(hashes[0], DIMENSIONS)], "a text's vector, whichever row has the text");
         }
         assert_eq!(subject.held(&ids(&[])).await, []);
     }
@@ -281,7 +284,11 @@ pub(crate) async fn a_payload_changes_alone<P: Place>() {
         let places: Vec<(usize, usize)> = refused.iter().map(|one| (one.write, one.row)).collect();
         assert_eq!(places, [(0, 0), (0, 1)], "{refused:?}");
         sink.flush(&[]).await.unwrap();
-        assert_eq!(subject.contents().await, [newer, last]);
+        assert_eq!(subject.contents().await, [newer.clone(), last.clone()]);
+        // The old payload has something that the new one lacks.
+        let lacking = Row { year: None, ..newer };
+        subject.write(payloads(4, std::slice::from_ref(&lacking))).await;
+        assert_eq!(subject.contents().await, [lacking, last]);
     }
 }
 

@@ -70,7 +70,7 @@ struct Index {
     spec: Value,
     deletion_protection: String,
     tags: Value,
-    host: SocketAddr,
+    host: String,
     /// Descriptions until it is ready.
     until_ready: u32,
     spaces: BTreeMap<String, Space>,
@@ -83,6 +83,8 @@ struct Inner {
     asked: Vec<Asked>,
     violations: Vec<String>,
     lag: u32,
+    /// Where all indexes are said to be, when that is not where they are.
+    reached_at: Option<String>,
 }
 
 /// What a request is answered.
@@ -180,6 +182,23 @@ impl Front {
     /// Lets a write be seen by the read after so many reads of its namespace.
     pub(crate) fn lag(&self, reads: u32) {
         self.shared.inner().lag = reads;
+    }
+
+    /// From now on all indexes are said to be at this host and port, where something stands before the control plane, which answers for an
+    /// index as its data plane would. Only for a project with one index.
+    pub(crate) fn reached_at(&self, address: &str) {
+        let mut inner = self.shared.inner();
+        inner.indexes.values_mut().for_each(|index| address.clone_into(&mut index.host));
+        inner.reached_at = Some(address.to_owned());
+    }
+
+    /// Deletes the records of a namespace whose ids begin so, behind everybody's back.
+    pub(crate) fn delete(&self, index: &str, namespace: &str, prefix: &str) {
+        let mut inner = self.shared.inner();
+        let Some(space) = inner.indexes.get_mut(index).and_then(|index| index.spaces.get_mut(namespace)) else { return };
+        space.catch_up();
+        let ids = space.list(prefix, None, usize::MAX);
+        space.write(space::Write::Delete(ids), 0);
     }
 
     /// Queues a fault, which the first request that it is for meets.
@@ -280,15 +299,16 @@ impl Plane {
             address_bytes: uri.to_string().len(),
         };
         let mut inner = self.shared.inner();
+        let of_index = self.of_index(&inner, &request.path);
         let mut reply = if header("api-key") != Some(KEY) {
-            match self.index {
+            match of_index {
                 None => refused(401, "UNAUTHENTICATED", "Invalid API key."),
                 Some(_) => Reply::new(401, Value::from("Unauthorized")),
             }
         } else if header("x-pinecone-api-version") != Some(VERSION) {
             refused(400, "INVALID_ARGUMENT", format!("X-Pinecone-Api-Version must be {VERSION}"))
         } else {
-            self.judged(&mut inner, &request, host)
+            judged(&mut inner, &self.shared.spec, &request, of_index.as_deref(), host)
         };
         if reply.status == 0 {
             reply = Reply::new(404, json!({"code": 5, "message": "Not found", "details": []}));
@@ -298,31 +318,37 @@ impl Plane {
         reply
     }
 
-    fn judged(&self, inner: &mut Inner, request: &Request, host: Option<SocketAddr>) -> Reply {
-        let wrong = self.shared.spec.request(&request.method, &request.path, &request.query, request.body.as_ref());
-        if !wrong.is_empty() {
-            let message = wrong.join("; ");
-            inner.violations.extend(wrong);
-            return refused(400, "INVALID_ARGUMENT", message);
-        }
-        let body = request.body.as_ref().map(Value::to_string).unwrap_or_default();
-        let path = request.path.join("/");
-        let met = inner.faults.iter().position(|fault| path.contains(fault.path) && body.contains(fault.body));
-        let fault = met.and_then(|met| inner.faults.remove(met));
-        if let Some(fault) = fault.as_ref().filter(|fault| !fault.done) {
-            return met_fault(fault);
-        }
-        let reply = match &self.index {
-            None => control(inner, request, host),
-            Some(name) => {
-                let lag = inner.lag;
-                let index = inner.indexes.get_mut(name);
-                index.map_or_else(|| Reply::new(404, Value::from("no such index")), |index| data::answer(index, request, lag))
-            }
-        };
-        inner.violations.extend(self.shared.spec.answer(&request.method, &request.path, reply.status, &reply.body));
-        fault.map_or(reply, |fault| met_fault(&fault))
+    /// The index that is asked; none for the control plane.
+    fn of_index(&self, inner: &Inner, path: &[String]) -> Option<String> {
+        let is_data = inner.reached_at.is_some() && path.first().is_none_or(|first| first != "indexes");
+        self.index.clone().or_else(|| inner.indexes.keys().next().filter(|_| is_data).cloned())
     }
+}
+
+fn judged(inner: &mut Inner, spec: &Spec, request: &Request, index: Option<&str>, host: Option<SocketAddr>) -> Reply {
+    let wrong = spec.request(&request.method, &request.path, &request.query, request.body.as_ref());
+    if !wrong.is_empty() {
+        let message = wrong.join("; ");
+        inner.violations.extend(wrong);
+        return refused(400, "INVALID_ARGUMENT", message);
+    }
+    let body = request.body.as_ref().map(Value::to_string).unwrap_or_default();
+    let path = request.path.join("/");
+    let met = inner.faults.iter().position(|fault| path.contains(fault.path) && body.contains(fault.body));
+    let fault = met.and_then(|met| inner.faults.remove(met));
+    if let Some(fault) = fault.as_ref().filter(|fault| !fault.done) {
+        return met_fault(fault);
+    }
+    let reply = match index {
+        None => control(inner, request, host),
+        Some(name) => {
+            let lag = inner.lag;
+            let index = inner.indexes.get_mut(name);
+            index.map_or_else(|| Reply::new(404, Value::from("no such index")), |index| data::answer(index, request, lag))
+        }
+    };
+    inner.violations.extend(spec.answer(&request.method, &request.path, reply.status, &reply.body));
+    fault.map_or(reply, |fault| met_fault(&fault))
 }
 
 fn met_fault(fault: &Fault) -> Reply {
@@ -418,7 +444,7 @@ fn made(inner: &Inner, body: &Value, host: Option<SocketAddr>) -> Result<(String
         }}),
         deletion_protection: protection,
         tags: body["tags"].clone(),
-        host: host.unwrap(),
+        host: inner.reached_at.clone().unwrap_or_else(|| host.unwrap().to_string()),
         until_ready: 2,
         spaces: BTreeMap::new(),
     };
@@ -432,7 +458,7 @@ fn described(name: &str, index: &Index) -> Value {
         "dimension": index.dimension,
         "metric": "cosine",
         // Without a scheme, as the service gives it.
-        "host": index.host.to_string(),
+        "host": index.host,
         "spec": index.spec,
         "status": {"ready": ready, "state": if ready { "Ready" } else { "Initializing" }},
         "vector_type": "dense",

@@ -13,10 +13,9 @@ use qdrant_edge::{EdgeShard, ScrollRequest, VectorStructInternal, WithPayloadInt
 use serde_json::Value;
 use tonic::transport::Channel;
 
-use crate::crash::operations;
 use crate::fronts::qdrant::{Front, Rules};
 use crate::reembed::{asked_during_a_rebuild, random_rebuild};
-use crate::support::command::{run, sample_configuration};
+use crate::support::command::{operations, run, sample_configuration};
 use crate::support::wait_for;
 
 async fn channel(front: &Front) -> Channel {

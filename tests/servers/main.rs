@@ -1,22 +1,16 @@
-//! The program against servers that are running, and every fault of a connection at every moment of a sync. A test that needs a server
-//! says in which variable of the environment it wants its address, and fails without it: `tests/servers.sh` starts the servers and
-//! names them. Not a part of `cargo test` alone.
+//! The program against servers that are running. A test that needs a server says in which variable of the environment it wants its
+//! address, and fails without it: `tests/servers.sh` starts the servers and names them. Not a part of `cargo test` alone.
 
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
 #![allow(dead_code, reason = "the other tests need the rest")]
 
 #[path = "../conformance/mod.rs"]
 mod conformance;
-mod faults;
-#[path = "../fronts/mod.rs"]
-mod fronts;
 mod neo4j;
 #[path = "../support/mod.rs"]
 mod support;
 
-// The fronts ask for it by this name, in whatever program they are.
 use support::command;
-use support::engines::engine_place;
 
 /// The value of a variable that names a server.
 fn named(variable: &str) -> String {

@@ -67,3 +67,10 @@ pub(crate) fn sample_configuration(directory: &Path) -> PathBuf {
     std::fs::write(&path, text).unwrap();
     path
 }
+
+/// Everything that a sync's report says was sent, and embedded.
+pub(crate) fn operations(report: &Value) -> u64 {
+    let targets = report["tables"].as_array().unwrap().iter().flat_map(|table| table["targets"].as_array().unwrap());
+    let counts = ["upserts", "deletes", "payload_updates", "texts_embedded"];
+    targets.flat_map(|target| counts.map(|count| target[count].as_u64().unwrap())).sum()
+}

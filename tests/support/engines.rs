@@ -76,8 +76,12 @@ pub(crate) struct Bench {
     pub(crate) mapping: PathBuf,
     /// Lines that are appended to the configuration.
     pub(crate) more: String,
+    /// A ClickHouse server in place of the embedded column store.
+    pub(crate) clickhouse: Option<clickhouse::ServerOptions>,
     /// A Qdrant server in place of the embedded vector index.
     pub(crate) qdrant: Option<String>,
+    /// An index of Pinecone in place of both.
+    pub(crate) pinecone: Option<vectors::PineconeOptions>,
     directory: TempDir,
     // The engine's directory must outlive every sink: it is dropped last.
     database: Database,
@@ -91,7 +95,9 @@ impl Bench {
             lake: Lake::at(directory.path().join("silver")),
             mapping: mapping.into(),
             more: String::new(),
+            clickhouse: None,
             qdrant: None,
+            pinecone: None,
             directory,
             database: Database::new(),
         }
@@ -141,11 +147,17 @@ impl Bench {
 
     async fn sink(&self, kind: SinkKind, embedder: &Worker) -> Arc<dyn Sink> {
         match kind {
-            SinkKind::Clickhouse => Arc::new(clickhouse::open(self.database.options()).await.unwrap()),
+            SinkKind::Clickhouse => match &self.clickhouse {
+                Some(server) => Arc::new(clickhouse::open_server(server.clone()).await.unwrap()),
+                None => Arc::new(clickhouse::open(self.database.options()).await.unwrap()),
+            },
             SinkKind::Graph => Arc::new(graph::open(graph::GraphOptions::at(self.path().join("graph"))).await.unwrap()),
             SinkKind::Vectors => {
                 let path = self.path().join("vectors");
                 let (model, dimensions) = (embedder.identity().to_owned(), embedder.dimensions());
+                if let Some(index) = &self.pinecone {
+                    return Arc::new(vectors::open_pinecone(index.clone(), model, dimensions).await.unwrap());
+                }
                 if let Some(server) = &self.qdrant {
                     // A machine that tests many things at once may be slow.
                     let timeout = std::time::Duration::from_secs(600);

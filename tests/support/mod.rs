@@ -1,11 +1,15 @@
-//! What the tests stand on: lakes, engines, faults, a proxy, the oracle, and the real binary.
+//! What the tests stand on: lakes, engines, faults, servers behind a proxy, the oracle, and the real binary.
 
 pub(crate) mod command;
 pub(crate) mod engines;
 pub(crate) mod faults;
+pub(crate) mod kill;
+pub(crate) mod killed;
 pub(crate) mod lake;
 pub(crate) mod oracle;
 pub(crate) mod proxy;
+pub(crate) mod server;
+pub(crate) mod spoilt;
 
 /// Where the files of the tests lie.
 pub(crate) fn tests_dir() -> std::path::PathBuf {

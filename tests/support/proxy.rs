@@ -6,7 +6,7 @@ use std::collections::VecDeque;
 use std::io;
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError, mpsc};
 use std::thread::JoinHandle;
 
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
@@ -26,8 +26,10 @@ pub(crate) enum Fault {
     ResetAfter,
     /// Half of the answer arrives, then the connection ends.
     Truncate,
-    /// The answer never comes, and the connection stays.
+    /// The server acts, its answer never comes, and the connection stays.
     Silence,
+    /// Half of what the client sends reaches the server, then nothing goes either way, and the connection stays.
+    Withhold,
     /// The answer comes byte by byte.
     Drip,
     /// HTTP: the proxy answers itself, with a status and with or without a `Retry-After` of so many seconds. The server hears nothing.
@@ -41,6 +43,8 @@ pub(crate) enum When {
     Sent(usize),
     /// The client sends something that contains these bytes, for the n-th time from now, counted from 0.
     Contains(Vec<u8>, usize),
+    /// The fault before it has happened.
+    Next,
 }
 
 #[derive(Debug, Default)]
@@ -48,6 +52,7 @@ struct Plan {
     faults: Mutex<VecDeque<(When, Fault)>>,
     sent: AtomicUsize,
     happened: AtomicUsize,
+    listener: Mutex<Option<mpsc::Sender<bool>>>,
 }
 
 impl Plan {
@@ -55,18 +60,30 @@ impl Plan {
         self.faults.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn count(&self, fault: &Fault) {
-        // What is slow is no fault that anybody must notice.
-        self.happened.fetch_add(usize::from(*fault != Fault::Drip), Ordering::SeqCst);
+    /// A fault has happened. What is slow is none that anybody must notice.
+    fn count(&self) {
+        self.happened.fetch_add(1, Ordering::SeqCst);
     }
 
     /// Whether the connection that was just made is refused.
     fn refuses(&self) -> bool {
         let mut faults = self.faults();
-        let due = |when: &When| matches!(when, When::Sent(n) if *n <= self.sent.load(Ordering::SeqCst));
-        let place = faults.iter().position(|(when, fault)| *fault == Fault::Refuse && due(when));
+        let due = |place: usize, when: &When| match when {
+            When::Sent(n) => *n <= self.sent.load(Ordering::SeqCst),
+            When::Contains(..) => false,
+            When::Next => place == 0,
+        };
+        let place = faults.iter().enumerate().position(|(place, (when, fault))| *fault == Fault::Refuse && due(place, when));
         let refused = place.and_then(|place| faults.remove(place));
-        refused.inspect(|(_, fault)| self.count(fault)).is_some()
+        refused.inspect(|_| self.count()).is_some()
+    }
+
+    /// From now on nothing is heard on some connection.
+    fn fell_silent(&self) {
+        if let Some(listener) = self.listener.lock().unwrap_or_else(PoisonError::into_inner).as_ref() {
+            // Who listened may have gone.
+            let _ = listener.send(true);
+        }
     }
 
     /// The fault that begins with what the client has just sent.
@@ -77,6 +94,7 @@ impl Plan {
         for (place, (when, fault)) in faults.iter_mut().enumerate().filter(|(_, (_, fault))| *fault != Fault::Refuse) {
             let is_due = match when {
                 When::Sent(n) => number >= *n,
+                When::Next => place == 0,
                 When::Contains(wanted, left) => {
                     let contains = bytes.windows(wanted.len()).any(|part| part == wanted);
                     if contains && *left > 0 {
@@ -94,7 +112,6 @@ impl Plan {
         }
         let (place, fault) = due?;
         faults.remove(place);
-        self.count(&fault);
         Some(fault)
     }
 }
@@ -170,6 +187,11 @@ impl Proxy {
     /// How many faults happened.
     pub(crate) fn happened(&self) -> usize {
         self.plan.happened.load(Ordering::SeqCst)
+    }
+
+    /// Who is told `true` when a connection has fallen silent: the server has acted, or has heard half.
+    pub(crate) fn tell(&self, listener: mpsc::Sender<bool>) {
+        *self.plan.listener.lock().unwrap_or_else(PoisonError::into_inner) = Some(listener);
     }
 
     /// Counts anew and forgets the faults that have not happened.
@@ -284,12 +306,19 @@ async fn carry<C: AsyncRead + AsyncWrite + Unpin>(client: &mut C, mut upstream: 
                 }
                 frames.is_http2 |= std::mem::take(&mut first) && bytes.starts_with(b"PRI * HTTP/2");
                 match plan.on_sent(bytes) {
-                    Some(Fault::ResetBefore) => {
+                    Some(fault @ (Fault::ResetBefore | Fault::Withhold)) => {
+                        plan.count();
                         upstream.write_all(&bytes[..bytes.len() / 2]).await?;
+                        if fault == Fault::Withhold {
+                            return silence(client, plan).await;
+                        }
                         reset(&upstream);
                         return Ok(End::Reset);
                     }
-                    Some(Fault::Answer(status, after)) => return answer(client, status, after).await,
+                    Some(Fault::Answer(status, after)) => {
+                        plan.count();
+                        return answer(client, status, after).await;
+                    }
                     fault => armed = fault.or(armed),
                 }
                 upstream.write_all(bytes).await?;
@@ -300,29 +329,51 @@ async fn carry<C: AsyncRead + AsyncWrite + Unpin>(client: &mut C, mut upstream: 
                     return Ok(End::Closed);
                 }
                 let answers = frames.is_answer(bytes);
-                match armed.take_if(|_| answers) {
-                    Some(Fault::ResetAfter) => return Ok(End::Reset),
-                    Some(Fault::Truncate) => {
-                        client.write_all(&bytes[..bytes.len() / 2]).await?;
-                        client.shutdown().await?;
-                        return Ok(End::Closed);
+                if let Some(fault) = armed.take_if(|_| answers) {
+                    if let Some(end) = spoil(client, bytes, &fault, plan).await? {
+                        return Ok(end);
                     }
-                    Some(Fault::Silence) => {
-                        while client.read(&mut asked).await? > 0 {}
-                        return Ok(End::Closed);
-                    }
-                    Some(Fault::Drip) => {
-                        for byte in bytes {
-                            client.write_all(&[*byte]).await?;
-                            client.flush().await?;
-                            tokio::task::yield_now().await;
-                        }
-                    }
-                    _ => client.write_all(bytes).await?,
+                } else {
+                    client.write_all(bytes).await?;
                 }
             }
         }
     }
+}
+
+/// What becomes of an answer; none when the connection goes on.
+async fn spoil<C: AsyncRead + AsyncWrite + Unpin>(
+    client: &mut C,
+    bytes: &[u8],
+    fault: &Fault,
+    plan: &Plan,
+) -> io::Result<Option<End>> {
+    if *fault == Fault::Drip {
+        for byte in bytes {
+            client.write_all(&[*byte]).await?;
+            client.flush().await?;
+            tokio::task::yield_now().await;
+        }
+        return Ok(None);
+    }
+    plan.count();
+    match fault {
+        Fault::Truncate => {
+            client.write_all(&bytes[..bytes.len() / 2]).await?;
+            client.shutdown().await?;
+            Ok(Some(End::Closed))
+        }
+        Fault::Silence => silence(client, plan).await.map(Some),
+        _ => Ok(Some(End::Reset)),
+    }
+}
+
+/// Nothing is heard any more, until the client goes.
+async fn silence<C: AsyncRead + Unpin>(client: &mut C, plan: &Plan) -> io::Result<End> {
+    plan.fell_silent();
+    let mut rest = [0; 4096];
+    while client.read(&mut rest).await? > 0 {}
+    Ok(End::Closed)
 }
 
 /// Answers in the server's place, and takes what the client still has to send.
@@ -422,16 +473,34 @@ mod tests {
 
     #[test]
     fn an_answer_that_never_comes_is_not_there() {
-        let (server, heard) = echo();
+        for (fault, reaches) in [(Fault::Silence, "hello"), (Fault::Withhold, "he")] {
+            let (server, heard) = echo();
+            let proxy = Proxy::before(&server);
+            let (tell, told) = mpsc::channel();
+            proxy.tell(tell);
+            proxy.push(When::Sent(0), fault);
+            let mut stream = TcpStream::connect(proxy.address()).unwrap();
+            stream.write_all(b"hello").unwrap();
+            assert_eq!(heard.recv().unwrap(), reaches);
+            assert!(told.recv().unwrap());
+            stream.shutdown(std::net::Shutdown::Write).unwrap();
+            let mut answer = String::new();
+            stream.read_to_string(&mut answer).unwrap();
+            assert_eq!((answer.as_str(), proxy.happened()), ("", 1));
+        }
+    }
+
+    #[test]
+    fn a_fault_can_follow_another() {
+        let (server, _heard) = echo();
         let proxy = Proxy::before(&server);
-        proxy.push(When::Sent(0), Fault::Silence);
-        let mut stream = TcpStream::connect(proxy.address()).unwrap();
-        stream.write_all(b"hello").unwrap();
-        assert_eq!(heard.recv().unwrap(), "hello");
-        stream.shutdown(std::net::Shutdown::Write).unwrap();
-        let mut answer = String::new();
-        stream.read_to_string(&mut answer).unwrap();
-        assert_eq!((answer.as_str(), proxy.happened()), ("", 1));
+        proxy.push(When::Contains(b"two".to_vec(), 0), Fault::ResetBefore);
+        proxy.push(When::Next, Fault::Refuse);
+        assert_eq!(ask(&proxy, "one").unwrap(), "ONE");
+        assert!(ask(&proxy, "two").is_err());
+        assert!(ask(&proxy, "one").is_err(), "the connection after the one that was reset");
+        assert_eq!(ask(&proxy, "two").unwrap(), "TWO");
+        assert_eq!(proxy.happened(), 2);
     }
 
     #[test]

@@ -157,6 +157,7 @@ impl VectorsSink {
         }
         let deletes =
             if write.deletes.num_rows() > 0 { encode::ids(target, &write.deletes).map_err(invalid)? } else { Vec::new() };
+        self.store.catch_up(&self.own(&target.name)).await?;
         let sorted = self.look_up(target, points, deletes).await?;
         let loses = |id: &Uuid| sorted.versions.get(id).is_some_and(|stored| *stored > write.version);
 

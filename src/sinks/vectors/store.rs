@@ -73,6 +73,12 @@ pub(crate) trait Store: Send + Sync + fmt::Debug {
     /// Whether the collection is there.
     async fn is_prepared(&self, collection: &Collection) -> Result<bool, SinkError>;
 
+    /// What reads of the collection see from now on has everything in it that anybody has written to it before. Asked before a write looks
+    /// up what is stored: another process may have gone on while this one was paused.
+    async fn catch_up(&self, _collection: &Collection) -> Result<(), SinkError> {
+        Ok(())
+    }
+
     /// Those of the points that are there, in any order.
     async fn read(&self, collection: &Collection, ids: Vec<Uuid>, part: Part) -> Result<Vec<Point>, SinkError>;
 

@@ -111,6 +111,13 @@ impl Space {
         }
     }
 
+    /// Everything that was written is visible.
+    pub(crate) fn catch_up(&mut self) {
+        while let Some((_, write)) = self.waiting.pop_front() {
+            self.apply(write);
+        }
+    }
+
     fn apply(&mut self, write: Write) {
         self.indexed += 1;
         match write {

@@ -150,6 +150,11 @@ impl Index {
         Ok(Some(self.seen(namespace).written))
     }
 
+    /// From now on reads see what anybody wrote before now.
+    pub(super) async fn catch_up(&self, namespace: &str) -> Result<(), SinkError> {
+        self.goal(namespace, Fresh::Now).await.map(drop)
+    }
+
     /// Sends a read until it sees what it must; none when there is no such namespace.
     async fn read<T: serde::de::DeserializeOwned>(
         &self,

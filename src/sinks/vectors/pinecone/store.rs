@@ -219,6 +219,13 @@ impl Store for PineconeStore {
         Ok(is_there)
     }
 
+    async fn catch_up(&self, collection: &Collection) -> Result<(), SinkError> {
+        match self.index_of(collection.dimensions).await? {
+            Some(index) => index.catch_up(&collection.generation()).await,
+            None => Ok(()),
+        }
+    }
+
     async fn read(&self, collection: &Collection, ids: Vec<Uuid>, _part: Part) -> Result<Vec<Point>, SinkError> {
         let Some(index) = self.index_of(collection.dimensions).await?.filter(|_| !ids.is_empty()) else { return Ok(Vec::new()) };
         Ok(points(index.fetch(&collection.generation(), Fresh::Begun, &texts(&ids)).await?))
