@@ -12,7 +12,7 @@ use distributary::sinks::graph::ServerOptions;
 use serde_json::{Map, Value};
 use tempfile::TempDir;
 
-use crate::command::{Answer, distributary, run};
+use crate::command::{Answer, distributary, operations, run};
 use crate::named;
 use crate::support::wait_for;
 
@@ -141,13 +141,6 @@ fn sorted(value: &Value) -> Value {
         Value::Array(items) => Value::Array(items.iter().map(sorted).collect()),
         other => other.clone(),
     }
-}
-
-/// Operations that a sync reports.
-fn operations(report: &Value) -> u64 {
-    let targets = report["tables"].as_array().unwrap().iter().flat_map(|table| table["targets"].as_array().unwrap());
-    let counts = ["upserts", "deletes", "payload_updates"];
-    targets.flat_map(|target| counts.map(|count| target[count].as_u64().unwrap())).sum()
 }
 
 #[test]

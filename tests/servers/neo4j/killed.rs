@@ -7,8 +7,8 @@ use std::process::{Child, Command, Stdio};
 
 use tempfile::TempDir;
 
-use super::{configure, contents, end_leases, operations};
-use crate::command::{Answer, distributary, run};
+use super::{configure, contents, end_leases};
+use crate::command::{Answer, distributary, operations, run};
 use crate::named;
 use crate::support::lake::{Author, Book, Credit, Lake};
 use crate::support::proxy::{Fault, Proxy, When};
