@@ -1,6 +1,8 @@
 //! Every fault of a connection at every step of a sync, for any server: the run ends well or says that it did not, calls made again are
 //! counted, and after the next run nothing is missing and nothing is extra.
 
+#![cfg_attr(not(feature = "servers"), allow(dead_code, unused_imports, unused_macros))]
+
 use serde_json::Value;
 
 use super::command::{operations, run};
