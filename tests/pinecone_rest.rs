@@ -14,7 +14,7 @@ use distributary::mapping::{MappingFile, compile};
 use distributary::report::ReembedState;
 use distributary::rows::canonical_schema;
 use distributary::sinks::retry::{Retries, Retrying};
-use distributary::sinks::vectors::{PineconeOptions, VectorsSink, open_pinecone};
+use distributary::sinks::vectors::{PineconeOptions, VectorsSink, models_at_pinecone, open_pinecone};
 use distributary::sinks::{Checkpoint, Class, LaneId, Lease, Query, Role, Sink, SinkError, SinkKind, Work, Write};
 use distributary::sync::{self, Options, Question, Reembed, Setup};
 use serde_json::{Value, json};
@@ -515,6 +515,21 @@ fn a_generation_is_put_in_service_and_dropped() {
         assert_eq!(front.spaces(INDEX).len(), 2, "{:?}", front.spaces(INDEX));
         let left: Vec<_> = again.checkpoints().await.unwrap().into_iter().map(|c| c.model.unwrap()).collect();
         assert_eq!(left, ["other@2"]);
+        none_wrong(&front);
+    });
+}
+
+#[test]
+fn the_models_in_use_are_told_and_no_index_is_made_for_that() {
+    wait_for(async {
+        let front = Front::start();
+        assert_eq!(models_at_pinecone(options(&front)).await.unwrap(), Vec::<String>::new());
+        let paths: Vec<String> = front.asked().into_iter().map(|asked| asked.path).collect();
+        assert_eq!(paths, [format!("/indexes/{INDEX}")], "it was looked for, and not made");
+        let target = target_of("movies");
+        let sink = prepared(&front, &target).await;
+        sink.of_model("other@2", DIMENSIONS).unwrap().prepare(std::slice::from_ref(&target), &[]).await.unwrap();
+        assert_eq!(models_at_pinecone(options(&front)).await.unwrap(), [MODEL, "other@2"]);
         none_wrong(&front);
     });
 }

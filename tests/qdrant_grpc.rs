@@ -13,7 +13,7 @@ use arrow::array::{
 use arrow::buffer::NullBuffer;
 use arrow::datatypes::{DataType, Field, Float32Type, Int64Type, Schema, SchemaRef};
 use distributary::mapping::target::{CHUNK, Shape, TEXT_HASH, Target, VECTOR};
-use distributary::sinks::vectors::{QdrantOptions, VectorsSink, open_qdrant};
+use distributary::sinks::vectors::{QdrantOptions, VectorsSink, models_at_qdrant, open_qdrant};
 use distributary::sinks::{
     Checkpoint, Class, Generation, LaneId, Lease, Pending, Query, Role, Sink, SinkError, SinkKind, Work, Write,
 };
@@ -363,6 +363,7 @@ async fn another_model_is_another_generation_that_a_rebuild_keeps_to_itself() {
     let (sink, other, target) = two_generations(&front).await;
     let of = |serving: bool| [("hash@1".to_owned(), Role::Serving, false), ("other@2".to_owned(), Role::Building, serving)];
     assert_eq!(roles(sink.generations().await.unwrap()), of(false));
+    assert_eq!(models_at_qdrant(options(&front)).await.unwrap(), ["hash@1", "other@2"]);
     assert_same(&contents(&sink, &target).await, &expected(&[chunk(1, "a", "one")]));
     let ask = Query::Nearest { collection: "titles".to_owned(), vector: vec![1.0; 4], conditions: vec![], top: 5 };
     assert_eq!(other.query(&ask).await.unwrap().len(), 2);

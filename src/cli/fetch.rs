@@ -68,7 +68,7 @@ async fn in_use(config: &Config, needed: Needed) -> Vec<String> {
     let models = match engine {
         VectorStore::Edge(path) => vectors::models_at(path),
         VectorStore::Qdrant(options) => vectors::models_at_qdrant(options.clone()).await,
-        VectorStore::Pinecone(_) => Ok(Vec::new()),
+        VectorStore::Pinecone(options) => vectors::models_at_pinecone(options.clone()).await,
     };
     let models = models.unwrap_or_default();
     models.iter().filter_map(|identity| embed::of_identity(identity)?.0.model().map(str::to_owned)).collect()

@@ -30,4 +30,4 @@ mod turns;
 pub use config::{PineconeOptions, QdrantOptions, Quantization, VectorsOptions};
 pub(crate) use pinecone::notes as pinecone_notes;
 pub(crate) use sink::check;
-pub use sink::{VectorsSink, models_at, models_at_qdrant, open, open_giving_way, open_pinecone, open_qdrant};
+pub use sink::{VectorsSink, models_at, models_at_pinecone, models_at_qdrant, open, open_giving_way, open_pinecone, open_qdrant};

@@ -84,6 +84,15 @@ pub async fn open_pinecone(options: PineconeOptions, model: String, dimensions: 
     Ok(VectorsSink { store: Arc::new(PineconeStore::open(options, dimensions).await?), model, dimensions })
 }
 
+/// The identities of the models of which an index of Pinecone has generations. An index that is not there is not made.
+///
+/// # Errors
+/// [`crate::sinks::Class::Permanent`] when the key is missing or wrong; [`crate::sinks::Class::Transient`] when there is no answer.
+pub async fn models_at_pinecone(options: PineconeOptions) -> Result<Vec<String>, SinkError> {
+    let Some(store) = PineconeStore::find(options).await? else { return Ok(Vec::new()) };
+    Ok(distinct(store.generations().await?.into_iter().map(|one| one.model).collect()))
+}
+
 /// The identities of the models of which the directory at `path` has generations. Reads a few small files and opens nothing.
 ///
 /// # Errors
@@ -92,10 +101,7 @@ pub fn models_at(path: &Path) -> Result<Vec<String>, SinkError> {
     if !path.exists() {
         return Ok(Vec::new());
     }
-    let mut models: Vec<String> = generations_in(path)?.into_iter().map(|one| one.model).collect();
-    models.sort();
-    models.dedup();
-    Ok(models)
+    Ok(distinct(generations_in(path)?.into_iter().map(|one| one.model).collect()))
 }
 
 /// Whether a vector index can hold the target: what [`Sink::check`] says, without a sink.

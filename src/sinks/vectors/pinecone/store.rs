@@ -47,15 +47,7 @@ impl PineconeStore {
     pub(crate) async fn open(options: PineconeOptions, dimensions: usize) -> Result<Self, SinkError> {
         let client = Arc::new(Client::new(&options)?);
         let own = control::find_or_make(&client, &options, &options.index, dimensions).await?;
-        let store = Self {
-            client,
-            own: Arc::new(own),
-            others: Mutex::default(),
-            prepared: Mutex::default(),
-            pages: Mutex::default(),
-            claim: Mutex::default(),
-            options,
-        };
+        let store = Self::of(client, own, options);
         let known = store.known(Fresh::Begun).await?;
         if store.own.dimensions != dimensions && known.collections().is_empty() {
             let message = format!(
@@ -66,6 +58,25 @@ impl PineconeStore {
             return Err(SinkError::stop(SINK, message));
         }
         Ok(store)
+    }
+
+    /// What is there, without making anything; none when there is no index.
+    pub(crate) async fn find(options: PineconeOptions) -> Result<Option<Self>, SinkError> {
+        let client = Arc::new(Client::new(&options)?);
+        let found = control::find(&client, &options.index).await?;
+        Ok(found.map(|own| Self::of(client, own, options)))
+    }
+
+    fn of(client: Arc<Client>, own: Index, options: PineconeOptions) -> Self {
+        Self {
+            client,
+            own: Arc::new(own),
+            others: Mutex::default(),
+            prepared: Mutex::default(),
+            pages: Mutex::default(),
+            claim: Mutex::default(),
+            options,
+        }
     }
 
     fn place(&self) -> String {
