@@ -59,6 +59,10 @@ impl Gathered {
         if open.batches.first().is_some_and(|first| first.schema_ref() != batch.schema_ref()) {
             due.push(std::mem::take(&mut open));
         }
+        // What was put back may be full, or more than that.
+        if open.is_full() {
+            due.push(std::mem::take(&mut open));
+        }
         let row_bytes = batch.get_array_memory_size() / batch.num_rows().max(1) + 1;
         let mut start = 0;
         while start < batch.num_rows() {
@@ -181,5 +185,15 @@ mod tests {
         assert_eq!(insert.batches.iter().map(RecordBatch::num_rows).collect::<Vec<_>>(), [3, 2]);
         assert_eq!(insert.rows, 5);
         assert!(gathered.pop().is_none());
+    }
+
+    #[test]
+    fn a_full_insert_that_is_put_back_is_due_with_the_next_rows() {
+        let mut gathered = Gathered::default();
+        let mut due = gathered.add(&place(false), &rows(INSERT_ROWS_MAX + 7));
+        gathered.put_back(&place(false), due.remove(0));
+        let due = gathered.add(&place(false), &rows(2));
+        assert_eq!(due.iter().map(count).collect::<Vec<_>>(), [INSERT_ROWS_MAX + 7]);
+        assert_eq!(gathered.pop().map(|(_, insert)| count(&insert)), Some(2));
     }
 }
