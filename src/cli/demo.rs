@@ -11,7 +11,7 @@ use super::{BAD_INPUT, DONE, Global, Outcome, PARTIAL, fetch, note, out, progres
 use crate::config::Config;
 use crate::report::SyncReport;
 use crate::sample::{crawl, write_lake};
-use crate::sinks::{Query, SinkKind};
+use crate::sinks::{Query, Retries, SinkKind};
 use crate::sync::{self, Needed, OpenError, Options, Setup};
 
 #[derive(Debug, Args)]
@@ -41,7 +41,7 @@ pub(super) async fn demo(global: &Global, args: &DemoArgs) -> Outcome {
     let Some(path) = lay_out(&args.dir)? else { return Ok(BAD_INPUT) };
     let mut config = Config::read(&path).map_err(OpenError::from)?;
     config.files.offline = Some(global.offline);
-    let files = fetch::needed(&config, Needed::ALL).await.map_err(OpenError::from)?;
+    let files = fetch::needed(&config, Needed::ALL, &Retries::default()).await.map_err(OpenError::from)?;
     let silver = args.dir.join("silver");
 
     title("1. A small lake of Silver tables, their change feeds on");

@@ -6,7 +6,7 @@ use super::{DONE, Global, Outcome, note, out, progress};
 use crate::config::{ColumnStore, Config, VectorStore};
 use crate::embed::{self, Choice};
 use crate::fetch::{FetchError, Options, Paths, Wanted, ensure};
-use crate::sinks::vectors;
+use crate::sinks::{Retries, vectors};
 use crate::sync::Needed;
 
 /// Fetches everything.
@@ -18,7 +18,7 @@ pub(super) async fn fetch(global: &Global) -> Outcome {
     let choice = config.as_ref().map_or_else(Choice::default, |config| config.embed.clone());
     let paths = places.get(true, choice.model())?;
     let others = match &config {
-        Some(config) => in_use(config, Needed::ALL).await,
+        Some(config) => in_use(config, Needed::ALL, &Retries::default()).await,
         None => Vec::new(),
     };
     for name in others.into_iter().filter(|name| !paths.models.contains_key(name)) {
@@ -35,13 +35,18 @@ pub(super) async fn fetch(global: &Global) -> Outcome {
     Ok(DONE)
 }
 
-/// What a command needs, fetched if it is not here.
-pub(super) async fn needed(config: &Config, needed: Needed) -> Result<Paths, FetchError> {
-    needed_with(config, needed, None).await
+/// What a command needs, fetched if it is not here. `retries` counts calls to a server that were made again for it.
+pub(super) async fn needed(config: &Config, needed: Needed, retries: &Retries) -> Result<Paths, FetchError> {
+    needed_with(config, needed, None, retries).await
 }
 
 /// [`needed`], and the model of another choice.
-pub(super) async fn needed_with(config: &Config, needed: Needed, more: Option<&Choice>) -> Result<Paths, FetchError> {
+pub(super) async fn needed_with(
+    config: &Config,
+    needed: Needed,
+    more: Option<&Choice>,
+    retries: &Retries,
+) -> Result<Paths, FetchError> {
     let own = config.embed.model().filter(|_| needed.vectors && config.vectors.is_some());
     let places = Places { options: Options::from_env(), config: Some(config) };
     let library = needed.clickhouse && matches!(config.clickhouse, Some(ColumnStore::Chdb(_)));
@@ -49,7 +54,7 @@ pub(super) async fn needed_with(config: &Config, needed: Needed, more: Option<&C
     if let Some(name) = more.and_then(Choice::model).filter(|name| !paths.models.contains_key(*name)) {
         paths.models.extend(places.get(false, Some(name))?.models);
     }
-    for name in in_use(config, needed).await {
+    for name in in_use(config, needed, retries).await {
         if !paths.models.contains_key(&name) {
             // What cannot be had is said of the collection that needs it.
             let found = places.get(false, Some(&name)).unwrap_or_default();
@@ -60,15 +65,15 @@ pub(super) async fn needed_with(config: &Config, needed: Needed, more: Option<&C
 }
 
 /// The models of collections that are there already. A server is asked for them.
-async fn in_use(config: &Config, needed: Needed) -> Vec<String> {
+async fn in_use(config: &Config, needed: Needed, retries: &Retries) -> Vec<String> {
     let Some(engine) = config.vectors.as_ref().filter(|_| needed.vectors && config.embed != Choice::Off) else {
         return Vec::new();
     };
     // What cannot be read now is said when the sink is opened.
     let models = match engine {
         VectorStore::Edge(path) => vectors::models_at(path),
-        VectorStore::Qdrant(options) => vectors::models_at_qdrant(options.clone()).await,
-        VectorStore::Pinecone(options) => vectors::models_at_pinecone(options.clone()).await,
+        VectorStore::Qdrant(options) => retries.call("models", || vectors::models_at_qdrant(options.clone())).await,
+        VectorStore::Pinecone(options) => retries.call("models", || vectors::models_at_pinecone(options.clone())).await,
     };
     let models = models.unwrap_or_default();
     models.iter().filter_map(|identity| embed::of_identity(identity)?.0.model().map(str::to_owned)).collect()

@@ -9,6 +9,7 @@ use clap::builder::BoolishValueParser;
 use super::{BAD_INPUT, DONE, Global, Outcome, PARTIAL, STOPPED, fetch, note, out, progress, run, show};
 use crate::embed::{Choice, Precision};
 use crate::report::{ReembedReport, ReembedState};
+use crate::sinks::Retries;
 use crate::sync::{self, Gate, OpenError, Options, Reembed, Setup};
 
 /// Models made for the same purpose have about so much of their nearest ten in common; less is worth a look.
@@ -62,7 +63,7 @@ pub(super) async fn reembed(global: &Global, args: &ReembedArgs) -> Outcome {
     let choice = args.model.clone().unwrap_or_else(|| config.embed.clone());
     let precision = args.precision.unwrap_or(config.precision);
     let needed = sync::Needed { clickhouse: false, graph: false, vectors: true };
-    let files = fetch::needed_with(&config, needed, Some(&choice)).await.map_err(OpenError::from)?;
+    let files = fetch::needed_with(&config, needed, Some(&choice), &Retries::default()).await.map_err(OpenError::from)?;
     let setup = Setup::open_giving_way(config, &files).await?;
     let done = work(global, args, &setup, Reembed { collection: args.collection.clone(), choice, precision, gate }).await;
     let closed = setup.close().await;

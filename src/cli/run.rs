@@ -8,6 +8,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::{DONE, Global, Outcome, PARTIAL, STOPPED, fetch, note, out, progress, show};
 use crate::report::SyncReport;
+use crate::sinks::Retries;
 use crate::sync::{self, Needed, OpenError, Options, Setup};
 
 #[derive(Debug, Args)]
@@ -24,7 +25,7 @@ pub(super) struct SyncArgs {
 /// Opens what the configuration names, fetching what it needs.
 pub(super) async fn open(global: &Global, needed: Needed) -> Result<Setup, Box<dyn std::error::Error + Send + Sync>> {
     let config = global.config()?;
-    let files = fetch::needed(&config, needed).await.map_err(OpenError::from)?;
+    let files = fetch::needed(&config, needed, &Retries::default()).await.map_err(OpenError::from)?;
     Ok(Setup::open(config, &files, needed).await?)
 }
 
@@ -51,7 +52,8 @@ pub(super) async fn check(global: &Global) -> Outcome {
 
 pub(super) async fn sync(global: &Global, args: &SyncArgs, dry_run: bool) -> Outcome {
     let config = global.config()?;
-    let files = fetch::needed(&config, Needed::ALL).await.map_err(OpenError::from)?;
+    let before = Retries::default();
+    let files = fetch::needed(&config, Needed::ALL, &before).await.map_err(OpenError::from)?;
     let (setup, opened) = Setup::open_with_tables(config, &files, !dry_run).await?;
     let cancel = told();
     let progress: Option<Arc<dyn sync::Progress>> = Some(Arc::new(progress::Syncing::new()));
@@ -60,7 +62,7 @@ pub(super) async fn sync(global: &Global, args: &SyncArgs, dry_run: bool) -> Out
     drop(options);
     let closed = setup.close().await;
     let mut report = report?;
-    report.retries += setup.retries.take();
+    report.retries += before.take() + setup.retries.take();
     closed.map_err(OpenError::from)?;
     if global.json {
         out(&serde_json::to_string(&report)?);
