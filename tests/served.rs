@@ -13,7 +13,6 @@ use crate::conformance::subject::{DIMENSIONS, MODEL};
 use crate::conformance::{Others, Place, conformance};
 use crate::fronts::qdrant;
 use crate::support::server::Server as _;
-#[cfg(feature = "servers")]
 use crate::support::spoilt::server_runs;
 
 /// A machine that tests many things at once may be slow.
@@ -101,10 +100,6 @@ conformance!(qdrant_grpc, Qdrant);
 conformance!(qdrant_strict, StrictQdrant);
 conformance!(pinecone_rest, Pinecone);
 
-// Hundreds of runs of the program: `tests/servers.sh faults`.
-#[cfg(feature = "servers")]
 server_runs!(clickhouse_runs, engines::Clickhouse);
-#[cfg(feature = "servers")]
 server_runs!(qdrant_runs, engines::Qdrant);
-#[cfg(feature = "servers")]
 server_runs!(pinecone_runs, engines::Pinecone);

@@ -60,7 +60,6 @@ scenarios=(
     "pinecone|the official Python client through the front of Pinecone|tests/servers/pinecone.sh"
     "neo4j-lts|Neo4j 5.26, a real server: the contract, and whole syncs|tests/servers/neo4j.sh lts -- $rust"
     "neo4j-current|Neo4j 2026.08, a real server: the contract, and whole syncs|tests/servers/neo4j.sh current -- $rust"
-    "faults|whole runs of the program into the fronts: spoilt at each step, killed, the server gone|cargo test --quiet --features servers --test main _runs::"
     "s3|a Silver lake in S3: MinIO|tests/servers/s3.sh"
     "gcs|a Silver lake in Google Cloud Storage: fake-gcs-server|tests/servers/gcs.sh"
     "azure|a Silver lake in Azure: Azurite|tests/servers/azure.sh"

@@ -1,7 +1,5 @@
 //! The servers that are behind fronts in this process, as the real binary reaches them.
 
-#![cfg_attr(not(feature = "servers"), allow(dead_code, unused_imports, unused_macros))]
-
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 

@@ -1,7 +1,5 @@
 //! The real binary is killed in the middle of a sync into a server, again and again, each time when it has sent something else.
 
-#![cfg_attr(not(feature = "servers"), allow(dead_code, unused_imports, unused_macros))]
-
 use std::process::Stdio;
 use std::sync::mpsc::channel;
 use std::time::Duration;

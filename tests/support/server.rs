@@ -1,7 +1,5 @@
 //! Whole runs against a server: the real binary, a proxy that spoils connections, the server, and a small lake that changes.
 
-#![cfg_attr(not(feature = "servers"), allow(dead_code, unused_imports, unused_macros))]
-
 use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::Arc;
