@@ -121,7 +121,10 @@ pub enum QuarantineError {
         url: String,
     },
     /// The table cannot be read or written.
-    #[error("cannot {action} the quarantine {url}")]
+    #[error(
+        "cannot {action} the quarantine {url}: check the address, who may read and write there, and for an object store the network and the \
+         credentials in the environment"
+    )]
     Table {
         /// What was tried.
         action: &'static str,
