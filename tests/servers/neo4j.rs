@@ -2,6 +2,7 @@
 
 mod killed;
 mod place;
+mod runs;
 
 use std::cell::RefCell;
 use std::path::Path;
