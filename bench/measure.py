@@ -82,9 +82,10 @@ def program(given):
     return given.resolve()
 
 
-def configure(directory, tables, mapping=TMDB, engines=("clickhouse",), embed="off"):
-    """Writes a configuration for engines under `directory` and answers its path. `tables` are paths by name; others are skipped."""
-    urls = {"clickhouse": "chdb:./clickhouse", "graph": "grafeo:./graph", "vectors": "edge:./vectors"}
+def configure(directory, tables, mapping=TMDB, engines=("clickhouse",), embed="off", servers=None):
+    """Writes a configuration and answers its path. Engines are under `directory`, but those of which `servers` has an address. `tables` are
+    paths by name; others are skipped."""
+    urls = {"clickhouse": "chdb:./clickhouse", "graph": "grafeo:./graph", "vectors": "edge:./vectors", **(servers or {})}
     config = {
         "source": {"tables": {name: str(path) for name, path in tables.items()}, "missing_tables": "skip"},
         "mapping": str(mapping),
