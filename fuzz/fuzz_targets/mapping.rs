@@ -1,28 +1,8 @@
-//! Whatever a mapping file says, it is taken or refused with words.
+//! See `../properties/mapping.rs`, which the project's tests try, too.
 
 #![no_main]
 
-use std::collections::BTreeMap;
-use std::path::Path;
-use std::sync::Arc;
+#[path = "../properties/mapping.rs"]
+mod mapping;
 
-use arrow::datatypes::{DataType, Field, Fields, Schema};
-use distributary::mapping::{MappingFile, compile};
-use libfuzzer_sys::fuzz_target;
-
-fuzz_target!(|text: &str| {
-    let path = Path::new("m.yaml");
-    let Ok(file) = MappingFile::parse(text, path) else { return };
-    let part = DataType::Struct(Fields::from(vec![Field::new("id", DataType::Utf8, true)]));
-    let schema = Arc::new(Schema::new(vec![
-        Field::new("id", DataType::Int64, true),
-        Field::new("name", DataType::Utf8, true),
-        Field::new("parts", DataType::List(Arc::new(Field::new("item", part, true))), true),
-    ]));
-    // Any table is taken to be this one, so that queries are reached whatever tables are called.
-    let schemas: BTreeMap<_, _> = file.tables.keys().map(|name| (name.clone(), schema.clone())).collect();
-    let runtime = tokio::runtime::Builder::new_current_thread().build().expect("a runtime");
-    if let Err(error) = runtime.block_on(compile(&file, path, &schemas)) {
-        assert!(!error.to_string().is_empty());
-    }
-});
+libfuzzer_sys::fuzz_target!(|text: &str| mapping::holds(text));
