@@ -36,6 +36,8 @@ pub(crate) trait Server: Send + Sync + Sized {
     const KIND: SinkKind;
     /// Whether it speaks HTTP/1, so that the proxy can answer in its place.
     const HTTP: bool;
+    /// Whether its client opens another connection in the place of a lost one and asks again by itself, where nothing was written.
+    const RECONNECTS: bool = false;
     /// What makes its tables or collections, what writes rows, what moves checkpoints, and whatever else it does to deliver.
     const STEPS: &'static [Step];
 

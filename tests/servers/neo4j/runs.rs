@@ -17,6 +17,7 @@ struct Neo4j;
 impl Server for Neo4j {
     const KIND: SinkKind = SinkKind::Graph;
     const HTTP: bool = false;
+    const RECONNECTS: bool = true;
     const STEPS: &'static [Step] = &[
         Step { name: "prepare: a constraint", sends: "CREATE CONSTRAINT `distributary_4Book", first: true },
         Step { name: "prepare: what is there", sends: "SHOW CONSTRAINTS", first: false },
