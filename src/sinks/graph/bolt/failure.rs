@@ -96,6 +96,8 @@ pub(super) fn judge(code: &str) -> (Class, About) {
         | "Neo.ClientError.Schema.ConstraintAlreadyExists"
         | "Neo.ClientError.Schema.EquivalentSchemaRuleAlreadyExists"
         | "Neo.ClientError.Schema.IndexAlreadyExists" => (Class::Stop, About::Constraint),
+        // A constraint's index has its name before the constraint is there: the one that was asked for before is still being made.
+        "Neo.ClientError.Schema.IndexWithNameAlreadyExists" => (Class::Transient, About::Constraint),
         other if other.starts_with("Neo.TransientError.") => (Class::Transient, About::Moment),
         _ => (Class::Permanent, About::Statement),
     }
@@ -207,6 +209,7 @@ mod tests {
             ("Neo.ClientError.Database.DatabaseNotFound", (Permanent, About::Database)),
             ("Neo.ClientError.Schema.ConstraintCreationFailed", (Stop, About::Constraint)),
             ("Neo.ClientError.Schema.IndexAlreadyExists", (Stop, About::Constraint)),
+            ("Neo.ClientError.Schema.IndexWithNameAlreadyExists", (Transient, About::Constraint)),
             ("Neo.ClientError.Schema.ConstraintValidationFailed", (Permanent, About::Statement)),
             ("Neo.ClientError.Statement.SyntaxError", (Permanent, About::Statement)),
             ("Neo.ClientError.Statement.AccessMode", (Permanent, About::Statement)),
