@@ -36,7 +36,7 @@ pub(crate) trait Server: Send + Sync + Sized {
     const KIND: SinkKind;
     /// Whether it speaks HTTP/1, so that the proxy can answer in its place.
     const HTTP: bool;
-    /// Whether its client opens another connection in the place of a lost one and asks again by itself, where nothing was written.
+    /// Whether its client replaces a lost connection unseen while nothing of a step is under way.
     const RECONNECTS: bool = false;
     /// What makes its tables or collections, what writes rows, what moves checkpoints, and whatever else it does to deliver.
     const STEPS: &'static [Step];
