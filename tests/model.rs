@@ -20,7 +20,7 @@ use crate::support::faults::{Fault, Faults, Operation};
 use crate::support::lake::{Author, Book, Credit, Record};
 use crate::support::oracle::{Oracle, assert_sent, strategies};
 use crate::support::server::Server as _;
-use crate::support::{apart, tests_dir, wait_for};
+use crate::support::{tests_dir, wait_for};
 
 /// What is done to one record.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -417,31 +417,29 @@ fn exhaustive(part: usize) {
 
 #[test]
 fn all_sequences_up_to_three_part_one() {
-    apart("model::all_sequences_up_to_three_part_one", || exhaustive(0));
+    exhaustive(0);
 }
 
 #[test]
 fn all_sequences_up_to_three_part_two() {
-    apart("model::all_sequences_up_to_three_part_two", || exhaustive(1));
+    exhaustive(1);
 }
 
 #[test]
 fn all_sequences_up_to_three_part_three() {
-    apart("model::all_sequences_up_to_three_part_three", || exhaustive(2));
+    exhaustive(2);
 }
 
 #[test]
 fn all_sequences_up_to_three_part_four() {
-    apart("model::all_sequences_up_to_three_part_four", || exhaustive(3));
+    exhaustive(3);
 }
 
 /// The same with a sync after each operation, for sequences of two.
 #[test]
 fn all_sequences_of_two_with_a_sync_between() {
-    apart("model::all_sequences_of_two_with_a_sync_between", || {
-        let pairs: Vec<Vec<Place>> = patterns(2).into_iter().filter(|pattern| pattern.len() == 2).collect();
-        wait_for(run_patterns(&pairs, true));
-    });
+    let pairs: Vec<Vec<Place>> = patterns(2).into_iter().filter(|pattern| pattern.len() == 2).collect();
+    wait_for(run_patterns(&pairs, true));
 }
 
 /// A long run by a seed: actions, syncs and faults as they come.
@@ -528,10 +526,6 @@ fn random_faults(rng: &mut ChaCha8Rng, faults: &Faults) {
 /// Seeds that once failed, then some that nobody has tried.
 #[test]
 fn random_sequences_with_faults() {
-    apart("model::random_sequences_with_faults", seeded_runs);
-}
-
-fn seeded_runs() {
     let path = tests_dir().join("seeds.txt");
     let kept = std::fs::read_to_string(&path).unwrap();
     let kept = kept.lines().filter(|line| !line.starts_with('#') && !line.trim().is_empty());
@@ -562,12 +556,12 @@ fn random_runs_on(set: Set) {
 
 #[test]
 fn random_sequences_with_faults_on_servers_with_qdrant() {
-    apart("model::random_sequences_with_faults_on_servers_with_qdrant", || random_runs_on(Set::Qdrant));
+    random_runs_on(Set::Qdrant);
 }
 
 #[test]
 fn random_sequences_with_faults_on_servers_with_pinecone() {
-    apart("model::random_sequences_with_faults_on_servers_with_pinecone", || random_runs_on(Set::Pinecone));
+    random_runs_on(Set::Pinecone);
 }
 
 /// Each fault at each operation of each engine, one at a time, over a snapshot and over a window: the next sync mends it.
@@ -624,15 +618,15 @@ fn is_retried(fault: Fault) -> bool {
 
 #[test]
 fn every_fault_of_the_column_store_is_mended() {
-    apart("model::every_fault_of_the_column_store_is_mended", || every_fault(SinkKind::Clickhouse));
+    every_fault(SinkKind::Clickhouse);
 }
 
 #[test]
 fn every_fault_of_the_graph_is_mended() {
-    apart("model::every_fault_of_the_graph_is_mended", || every_fault(SinkKind::Graph));
+    every_fault(SinkKind::Graph);
 }
 
 #[test]
 fn every_fault_of_the_vectors_is_mended() {
-    apart("model::every_fault_of_the_vectors_is_mended", || every_fault(SinkKind::Vectors));
+    every_fault(SinkKind::Vectors);
 }

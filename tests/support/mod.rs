@@ -23,17 +23,3 @@ pub(crate) fn wait_for<T>(future: impl Future<Output = T>) -> T {
     runtime.shutdown_background();
     answer
 }
-
-/// Runs a test in a process of its own. The column store's engine answers one question of a process at a time, so tests that ask much of
-/// it would wait for each other. `test` is the name that the test has.
-pub(crate) fn apart(test: &str, body: impl FnOnce()) {
-    const APART: &str = "DISTRIBUTARY_TEST_APART";
-    if std::env::var_os(APART).is_some() {
-        return body();
-    }
-    let mut command = std::process::Command::new(std::env::current_exe().unwrap());
-    let answer = command.args(["--exact", test, "--nocapture"]).env(APART, "1").output().unwrap();
-    let said = String::from_utf8_lossy(&answer.stdout);
-    let is_done = answer.status.success() && said.contains("test result: ok. 1 passed");
-    assert!(is_done, "{}\n{said}\n{}", answer.status, String::from_utf8_lossy(&answer.stderr));
-}
