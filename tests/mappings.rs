@@ -215,6 +215,30 @@ fn what_is_row_local_is_taken() {
     }
 }
 
+#[test]
+fn tables_that_declare_nodes_come_before_those_that_refer_to_them() {
+    let nodes = |label: &str, table: &str| {
+        format!("        {label}:\n          key: [id]\n          sql: SELECT id, name FROM {table}\n")
+    };
+    let refers = |label: &str, table: &str| {
+        format!(
+            "      relationships:\n        KNOWS:\n          from: {{{label}: [id]}}\n          to: {{{label}: [name]}}\n          sql: SELECT id, name FROM {table}\n"
+        )
+    };
+    let mapping = |t: &str, u: &str| {
+        let table = |name: &str, label: &str, rest: &str| {
+            format!("  {name}:\n    key: [id]\n    graph:\n      nodes:\n{}{rest}", nodes(label, name))
+        };
+        format!("tables:\n{}{}", table("t", "T", t), table("u", "U", u))
+    };
+    let order = |text: String| wait_for(async move { compiled(&text).await.unwrap().in_order().join(", ") });
+    assert_eq!(order(mapping("", "")), "t, u");
+    assert_eq!(order(mapping("", &refers("T", "u"))), "t, u");
+    assert_eq!(order(mapping(&refers("U", "t"), "")), "u, t");
+    assert_eq!(order(mapping(&refers("T", "t"), "")), "t, u");
+    assert_eq!(order(mapping(&refers("U", "t"), &refers("T", "u"))), "t, u");
+}
+
 fn books_schema() -> SchemaRef {
     let written = DataType::Struct(Fields::from(vec![
         Field::new("position", DataType::Int32, true),

@@ -28,6 +28,41 @@ pub struct Compiled {
     pub dimensions: Vec<Dimension>,
 }
 
+impl Compiled {
+    /// The tables, one that declares nodes before those whose relationships end at them: an end that is there needs no stub. By name
+    /// where nothing decides, and where tables need each other.
+    #[must_use]
+    pub fn in_order(&self) -> Vec<&str> {
+        let mut left: BTreeMap<&str, BTreeSet<&str>> =
+            self.tables.iter().map(|(name, table)| (name.as_str(), self.needed(name, table))).collect();
+        let mut order = Vec::with_capacity(left.len());
+        while let Some(first) = left.keys().next().copied() {
+            let free = left.iter().find(|(_, needed)| !needed.iter().any(|name| left.contains_key(name)));
+            let next = free.map_or(first, |(name, _)| *name);
+            left.remove(next);
+            order.push(next);
+        }
+        order
+    }
+
+    /// The other tables that declare a label at an end of this one's relationships.
+    fn needed(&self, name: &str, table: &CompiledTable) -> BTreeSet<&str> {
+        let ends: BTreeSet<&str> = table
+            .projections
+            .iter()
+            .filter_map(|projection| match &projection.target().shape {
+                Shape::Relationship { from, to } => Some([from.label.as_str(), to.label.as_str()]),
+                _ => None,
+            })
+            .flatten()
+            .collect();
+        let declares = |other: &CompiledTable| {
+            other.projections.iter().any(|p| p.target().shape == Shape::Node && ends.contains(p.target().name.as_str()))
+        };
+        self.tables.iter().filter(|(other, table)| *other != name && declares(table)).map(|(other, _)| other.as_str()).collect()
+    }
+}
+
 /// What is made of one Silver table.
 #[derive(Debug, Clone)]
 pub struct CompiledTable {

@@ -23,6 +23,7 @@ mod verify;
 mod work;
 mod worker;
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use tokio::sync::Mutex;
@@ -153,11 +154,14 @@ async fn run(setup: &Setup, opened: Opened, options: &Options, only: Option<&lan
     report.left_alone = lanes::left_alone(setup).await;
     report.tables = opened.failed.iter().map(|(name, error)| setup.unreadable(name, error)).collect();
     report.tables.extend(setup.unopened.iter().flat_map(|(sink, error)| setup.without(*sink, error)));
-    for ((name, table), quarantine) in opened.tables.iter().zip(quarantine.iter().cycle()) {
+    let mut of_tables = BTreeMap::new();
+    for (name, quarantine) in opened.mapping.in_order().into_iter().zip(quarantine.iter().cycle()) {
+        let Some(table) = opened.tables.get(name) else { continue };
         let of_table: Vec<lane::Lane> = lanes.extract_if(.., |lane| lane.table() == name).collect();
         let run = table::Run { setup, options, table: table.clone(), quarantine: quarantine.clone(), filling: only.is_some() };
-        report.tables.extend(run.run(of_table).await);
+        of_tables.insert(name, run.run(of_table).await);
     }
+    report.tables.extend(of_tables.into_values().flatten());
     if let Some(lost) = setup.leases.reason() {
         return Err(lost.into());
     }
