@@ -5,6 +5,10 @@
 #![allow(clippy::print_stdout, reason = "it prints its address")]
 #![allow(dead_code, reason = "tests use the rest")]
 
+/// Servers have an allocator of their own, too.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
 mod load;
 
 #[path = "mod.rs"]

@@ -91,7 +91,7 @@ impl Shard {
         let engine = Arc::new(Mutex::new(EdgeShard::new(&place, config).map_err(refused)?));
         let (updates, queue) = channel();
         let applied = engine.clone();
-        let worker = std::thread::spawn(move || apply(&applied, &queue));
+        let worker = std::thread::Builder::new().name("updates".to_owned()).spawn(move || apply(&applied, &queue)).unwrap();
         Ok(Self {
             engine,
             made: Mutex::new(made),
