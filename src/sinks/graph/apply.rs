@@ -67,7 +67,7 @@ impl Context<'_> {
         let mut after = Vec::new();
         for nodes in labels.values_mut() {
             self.states(nodes)?;
-            let mut writes = Vec::new();
+            let (mut records, mut writes) = (Vec::new(), Vec::new());
             let mut left = Vec::new();
             // Everybody who writes nodes locks them in this order.
             let mut touched: Vec<_> = nodes.touched.iter().collect();
@@ -75,11 +75,16 @@ impl Context<'_> {
             for (_, node) in touched {
                 match nodes.step(node) {
                     Step::Keep => {}
+                    Step::Record(version, properties) => {
+                        let more = [("version", Cell::Int(version)), ("props", Cell::Map(properties))];
+                        records.push(row(0, 'k', &node.key, more));
+                    }
                     Step::Write(properties) => writes.push(row(0, 'k', &node.key, [("props", Cell::Map(properties))])),
                     Step::Prune => left.push((node.key.clone(), false)),
                     Step::Remake => left.push((node.key.clone(), true)),
                 }
             }
+            self.write_all(&nodes.key.record(), records)?;
             self.write_all(&nodes.key.write(), writes)?;
             after.push((nodes.key.clone(), left));
         }
@@ -170,9 +175,10 @@ impl Context<'_> {
         Ok(held)
     }
 
-    /// Fills in what the graph knows of the touched nodes.
+    /// Fills in what the graph knows of the touched nodes. What becomes of one that is given a record does not depend on it.
     fn states(&mut self, nodes: &mut Nodes) -> Result<(), SinkError> {
-        let texts: Vec<String> = nodes.touched.keys().cloned().collect();
+        let asked = nodes.touched.iter().filter(|(_, node)| !matches!(node.record, Some(RecordChange::Upsert { .. })));
+        let texts: Vec<String> = asked.map(|(text, _)| text.clone()).collect();
         let questions = texts.iter().enumerate().map(|(i, text)| row(i, 'k', &nodes.touched[text].key, [])).collect();
         for (index, answer) in self.read_all(&nodes.key.read(), questions)? {
             let [_, stub, by, version] = answer.as_slice() else { continue };

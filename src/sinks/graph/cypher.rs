@@ -236,6 +236,14 @@ impl NodeKey {
         format!("UNWIND $rows AS row MERGE {} SET n = row.props", self.pattern('n', 'k'))
     }
 
+    /// Makes nodes what `row.props` says unless a newer write made them, and makes those that are missing.
+    pub(crate) fn record(&self) -> String {
+        format!(
+            "UNWIND $rows AS row MERGE {} SET n = CASE WHEN n.`{VERSION}` > row.version THEN properties(n) ELSE row.props END",
+            self.pattern('n', 'k')
+        )
+    }
+
     /// Which of some nodes have no relationship.
     pub(crate) fn lonely(&self) -> String {
         format!("UNWIND $rows AS row MATCH {} WHERE NOT (n)--() RETURN row.i AS i", self.pattern('n', 'k'))

@@ -59,6 +59,8 @@ pub(crate) struct Touched {
 pub(crate) enum Step {
     /// Leave it.
     Keep,
+    /// Give it exactly these properties unless its record is newer than this version, and make it if it is missing.
+    Record(i64, Properties),
     /// Give it exactly these properties, and make it if it is missing.
     Write(Properties),
     /// Delete it if no relationship is left.
@@ -98,16 +100,13 @@ impl Nodes {
         properties
     }
 
-    /// What to do with a node before the relationships of the batch are written ([`Step::Write`]) or after it (the others).
+    /// What to do with a node before the relationships of the batch are written ([`Step::Record`], [`Step::Write`]) or after it.
     pub(crate) fn step(&self, node: &Touched) -> Step {
         match (&node.record, &node.state) {
-            (Some(RecordChange::Upsert { version, .. }), State::Record { version: held }) if held > version => {
-                return Step::Keep;
-            }
             (Some(RecordChange::Upsert { version, properties }), _) => {
                 let mut properties = properties.clone();
                 properties.push((Arc::from(VERSION), Cell::Int(*version)));
-                return Step::Write(properties);
+                return Step::Record(*version, properties);
             }
             (Some(RecordChange::Delete { version }), State::Record { version: held }) if held <= version => {
                 return Step::Remake;
