@@ -69,7 +69,7 @@ impl Context<'_> {
             self.states(nodes)?;
             let (mut records, mut writes) = (Vec::new(), Vec::new());
             let mut left = Vec::new();
-            // Everybody who writes nodes locks them in this order.
+            // Everybody who writes nodes locks them in this order, those of records first.
             let mut touched: Vec<_> = nodes.touched.iter().collect();
             touched.sort_unstable_by_key(|(text, _)| text.as_str());
             for (_, node) in touched {
