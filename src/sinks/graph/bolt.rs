@@ -176,8 +176,8 @@ fn ended<T>(answer: Result<T, neo4rs::Error>, place: &str, doing: &str) -> Resul
     answer.map_err(|cause| failed(place, doing, cause).0)
 }
 
-/// The statement with its rows. They go inside a map: a server makes a plan for each order of magnitude that a list has, and for a map one
-/// plan, in a tenth of a second each.
+/// The statement with its rows. They go inside a map: of a list as a parameter a server regards the order of magnitude, and takes up to a
+/// tenth of a second to plan the statement anew for each.
 fn query(statement: &str, rows: Vec<Cell>) -> Result<Query, SinkError> {
     let rows = list(rows).map_err(|message| SinkError::permanent(SINK, message))?;
     let given = HashMap::from([(BoltString::new("rows"), BoltType::List(rows))]);
