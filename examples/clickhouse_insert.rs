@@ -16,6 +16,10 @@ use distributary::mapping::target::{Shape, Target};
 use distributary::sinks::clickhouse::{ServerOptions, open_server};
 use distributary::sinks::{Sink, Write};
 
+/// The program's own.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
 /// Rows of one call, as many as a sync gives by default.
 const BATCH_ROWS: usize = 8192 * 8;
 
