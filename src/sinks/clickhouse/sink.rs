@@ -1,9 +1,9 @@
 //! The contract of [`crate::sinks`] on a ClickHouse. Speaks to it through the transport alone; types and texts come from `encode`
 //! and `rows`.
 //!
-//! A write is an insert of rows with their `_version`, a delete an insert of tombstones. Rows are gathered over several writes, and what
-//! waits is inserted before anything is read. An insert is stored when it is answered, so [`Sink::flush`] inserts what waits and has
-//! only the checkpoints left to write.
+//! A write is an insert of rows with their `_version`, a delete an insert of tombstones. Rows are gathered over several writes, and an
+//! insert may still be on its way when the write that sent it is answered. What waits is inserted, and every insert answered, before
+//! anything is read. An insert is stored when it is answered, so [`Sink::flush`] has only the checkpoints left to write then.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -20,6 +20,7 @@ use super::chdb::Chdb;
 use super::client::{External, Transport};
 use super::config::{ClickhouseOptions, ServerOptions};
 use super::encode::{DELETED, KEYS, VERSION, check, column_type, is_nested, literal, qualified, quote, quoted_list, tuple};
+use super::flights::{Flight, Flights};
 use super::gather::{Gathered, Insert, Place};
 use super::prepare::prepare;
 use super::site::Site;
@@ -28,19 +29,29 @@ use super::{checkpoints, claims, rows, server};
 use crate::mapping::target::{Dimension, Target};
 use crate::sinks::{Checkpoint, Class, Lease, Page, Query, Refused, Sink, SinkError, SinkKind, Write};
 
+/// Inserts that may be on their way when a write is answered: while the engine stores them, the next rows are worked out.
+const LEFT_FLYING: usize = 1;
+
 /// A ClickHouse that holds tables.
 #[derive(Debug)]
 pub struct ClickhouseSink {
-    engine: Box<dyn Transport>,
+    engine: Arc<dyn Transport>,
     site: Site,
-    gathered: Mutex<Gathered>,
-    tokens: Tokens,
+    outgoing: Mutex<Outgoing>,
+    tokens: Arc<Tokens>,
     /// Whether rows are compressed on their way.
     compression: bool,
     /// Whether other processes can write here, so that a lease has to be held.
     shared: bool,
     /// Whether the table of leases is there.
     leased: AtomicBool,
+}
+
+/// Rows that were accepted and that no answer says are stored.
+#[derive(Debug, Default)]
+struct Outgoing {
+    gathered: Gathered,
+    flights: Flights,
 }
 
 /// Opens the embedded engine and makes its directory and database where they are missing. Opening a directory again in the same
@@ -51,7 +62,7 @@ pub struct ClickhouseSink {
 /// directory cannot be used, or this process runs the engine on another directory.
 pub async fn open(options: ClickhouseOptions) -> Result<ClickhouseSink, SinkError> {
     let site = Site::new(&options.database, options.fsync);
-    let engine = Box::new(Chdb::open(options).await?);
+    let engine = Arc::new(Chdb::open(options).await?);
     Ok(ClickhouseSink::on(engine, site, false, false))
 }
 
@@ -62,7 +73,7 @@ pub async fn open(options: ClickhouseOptions) -> Result<ClickhouseSink, SinkErro
 /// read, or the user may only read; [`Class::Stop`] when it is too old or the engine's template cannot hold what is delivered.
 pub async fn open_server(options: ServerOptions) -> Result<ClickhouseSink, SinkError> {
     let (engine, site) = server::meet(&options).await?;
-    Ok(ClickhouseSink::on(Box::new(engine), site, options.compression, true))
+    Ok(ClickhouseSink::on(Arc::new(engine), site, options.compression, true))
 }
 
 fn doing(place: &Place) -> String {
@@ -90,9 +101,9 @@ fn columns_of(target: &Target, batch: &RecordBatch, schema: &Schema) -> Result<(
 }
 
 impl ClickhouseSink {
-    fn on(engine: Box<dyn Transport>, site: Site, compression: bool, shared: bool) -> Self {
-        let (gathered, tokens, leased) = (Mutex::default(), Tokens::new(), AtomicBool::new(false));
-        Self { engine, site, gathered, tokens, compression, shared, leased }
+    fn on(engine: Arc<dyn Transport>, site: Site, compression: bool, shared: bool) -> Self {
+        let (outgoing, tokens, leased) = (Mutex::default(), Tokens::new(), AtomicBool::new(false));
+        Self { engine, site, outgoing, tokens, compression, shared, leased }
     }
 
     fn named(&self, table: &str) -> String {
@@ -111,55 +122,77 @@ impl ClickhouseSink {
             columns.push(Arc::new(UInt8Array::from_value(1, wire.num_rows())));
         }
         let batch = RecordBatch::try_new(Arc::new(Schema::new(fields)), columns).map_err(arrow_failed(&doing(&place)))?;
-        let mut gathered = self.gathered.lock().await;
-        let mut due = gathered.add(&place, &batch).into_iter();
+        let mut out = self.outgoing.lock().await;
+        let mut due = out.gathered.add(&place, &batch).into_iter();
         while let Some(insert) = due.next() {
-            if let Err(error) = self.send(&mut gathered, &place, insert).await {
-                due.for_each(|insert| gathered.put_back(&place, insert));
+            if let Err(error) = self.send(&mut out, &place, insert).await {
+                due.for_each(|insert| out.gathered.put_back(&place, insert));
                 return Err(error);
             }
         }
-        if gathered.is_full() { self.send_all(&mut gathered).await } else { Ok(()) }
-    }
-
-    /// Inserts rows. What fails for a passing reason waits on; what cannot be inserted is lost, and no checkpoint of its table moves.
-    async fn send(&self, gathered: &mut Gathered, place: &Place, insert: Insert) -> Result<(), SinkError> {
-        let sent = self.send_rows(place, &insert).await;
-        match &sent {
-            Ok(()) => {}
-            Err(error) if error.class == Class::Transient => gathered.put_back(place, insert),
-            Err(error) => gathered.lose(place, &error.message),
+        if out.gathered.is_full() {
+            self.send_all(&mut out).await?;
         }
-        sent
+        // Its checkpoint will not move: no use in more of its rows.
+        out.gathered.lost(&target.name).map_or(Ok(()), |reason| Err(SinkError::permanent(NAME, reason)))
     }
 
-    async fn send_rows(&self, place: &Place, insert: &Insert) -> Result<(), SinkError> {
+    /// Sends an insert, and waits until few enough are on their way.
+    async fn send(&self, out: &mut Outgoing, place: &Place, insert: Insert) -> Result<(), SinkError> {
         let Some(first) = insert.batches.first() else { return Ok(()) };
         let names: Vec<&String> = first.schema_ref().fields().iter().map(|field| field.name()).collect();
         let sql = format!("INSERT INTO {} ({})", self.named(&place.table), quoted_list(&names));
-        let bytes = rows::encode_all(&insert.batches, self.compression).map_err(arrow_failed(&doing(place)))?;
-        let token = self.tokens.begin(place, &bytes);
-        let sent = self.engine.insert(sql, bytes, token.name()).await;
-        if sent.is_ok() {
-            token.done();
+        let bytes = match rows::encode_all(&insert.batches, self.compression) {
+            Ok(bytes) => bytes,
+            Err(error) => {
+                out.gathered.lose(place, &format!("{}: {error}", doing(place)));
+                return Ok(());
+            }
+        };
+        let (engine, token, doing) = (self.engine.clone(), self.tokens.begin(place, &bytes), doing(place));
+        out.flights.start(place.clone(), insert, async move {
+            let sent = engine.insert(sql, bytes, token.name()).await;
+            if sent.is_ok() {
+                token.done();
+            }
+            sent.map_err(|error| error.during(&doing))
+        });
+        // Replicas that agree on each insert take one after the other.
+        self.land(out, if self.site.is_replicated() { 0 } else { LEFT_FLYING }).await
+    }
+
+    /// Waits until no more than `most` inserts are on their way. The rows of one that failed for a passing reason wait again, and its
+    /// error is the answer; those of one that cannot be inserted are lost, and no checkpoint of their table moves.
+    async fn land(&self, out: &mut Outgoing, most: usize) -> Result<(), SinkError> {
+        let mut landed = Ok(());
+        while out.flights.count() > most {
+            let Some(Flight { place, insert, sent }) = out.flights.next().await else { break };
+            match sent {
+                Ok(()) => {}
+                Err(error) if error.class == Class::Transient => {
+                    out.gathered.put_back(&place, insert);
+                    landed = landed.and(Err(error));
+                }
+                Err(error) => out.gathered.lose(&place, &error.message),
+            }
         }
-        sent.map_err(|error| error.during(&doing(place)))
+        landed
     }
 
     /// Inserts all that waits.
-    async fn send_all(&self, gathered: &mut Gathered) -> Result<(), SinkError> {
-        while let Some((place, insert)) = gathered.pop() {
-            self.send(gathered, &place, insert).await?;
+    async fn send_all(&self, out: &mut Outgoing) -> Result<(), SinkError> {
+        while let Some((place, insert)) = out.gathered.pop() {
+            self.send(out, &place, insert).await?;
         }
         Ok(())
     }
 
     /// Refuses checkpoints of tables that lost rows.
     async fn whole(&self, checkpoints: &[Checkpoint]) -> Result<(), SinkError> {
-        let gathered = self.gathered.lock().await;
+        let out = self.outgoing.lock().await;
         let lost = checkpoints.iter().find_map(|checkpoint| {
             let table = &checkpoint.lane.target;
-            Some((table, gathered.lost(table)?))
+            Some((table, out.gathered.lost(table)?))
         });
         match lost {
             Some((table, reason)) => {
@@ -171,9 +204,11 @@ impl ClickhouseSink {
         }
     }
 
-    /// [`Self::send_all`], before anything is read.
+    /// Inserts all that waits and has every insert answered, before anything is read.
     async fn settle(&self) -> Result<(), SinkError> {
-        self.send_all(&mut *self.gathered.lock().await).await
+        let mut out = self.outgoing.lock().await;
+        self.send_all(&mut out).await?;
+        self.land(&mut out, 0).await
     }
 
     /// Takes one write; answers the rows that the engine cannot hold.

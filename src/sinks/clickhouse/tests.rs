@@ -603,9 +603,48 @@ async fn bad_calls_are_told(test: TestSink) {
     assert_eq!(test.sink.write(&[write(&item, 1, wrong.clone(), None)]).await.unwrap_err().class, Class::Permanent);
     // Writing before `prepare` says which table is missing, when the rows that were gathered are inserted.
     assert_eq!(test.sink.write(&[write(&item, 1, named(&item, &[(1, None)]), None)]).await.unwrap(), vec![]);
-    let error = test.sink.flush(&[checkpoint("a", 1)]).await.unwrap_err();
+    let error = test.sink.flush(&[checkpoint("item", 1)]).await.unwrap_err();
     assert_eq!(error.class, Class::Permanent);
     assert!(error.message.contains("item") && error.message.contains("Code: 60"), "{error}");
+    // It is told to those that count on it, and holds back nobody else.
+    test.sink.flush(&[checkpoint("a", 1)]).await.unwrap();
+}
+
+async fn an_insert_that_fails_on_its_way_is_told_and_loses_nothing(test: TestSink) {
+    let (item, whole) =
+        (items(), target("whole", &["id"], &["id"], items().schema.fields().iter().map(|f| f.as_ref().clone()).collect()));
+    test.sink.prepare(&[item.clone(), whole.clone()], &[]).await.unwrap();
+    let somebody = open(test.options.clone()).await.unwrap();
+    let alter = async |text: &str| somebody.query(&Query::Text(text.to_owned())).await.unwrap();
+    // As many rows as are inserted at once, so that a write sends them and does not wait for the answer.
+    let many = |target: &Target| {
+        let names: StringArray = (0..65_536).map(|id| Some(format!("name {id}"))).collect();
+        rows(target, vec![Arc::new(Int64Array::from_iter_values(0..65_536)), Arc::new(names)])
+    };
+    test.sink.write(&[write(&item, 1, named(&item, &[(-1, None)]), None)]).await.unwrap();
+    test.sink.flush(&[checkpoint("item", 1)]).await.unwrap();
+    // Too many parts: that may pass.
+    alter("ALTER TABLE item MODIFY SETTING parts_to_throw_insert = 1").await;
+    assert_eq!(test.sink.write(&[write(&item, 2, many(&item), None)]).await.unwrap(), vec![]);
+    let error = test.sink.flush(&[checkpoint("item", 2)]).await.unwrap_err();
+    assert!(error.class == Class::Transient && error.message.contains("Code: 252"), "{error}");
+    alter("ALTER TABLE item RESET SETTING parts_to_throw_insert").await;
+    test.sink.flush(&[checkpoint("item", 2)]).await.unwrap();
+    assert_eq!(sql(&test, "SELECT count() AS n FROM item_current").await, json!([{"n": 65_537}]));
+    // No table: that will not.
+    alter("DROP TABLE item").await;
+    assert_eq!(test.sink.write(&[write(&item, 3, many(&item), None)]).await.unwrap(), vec![]);
+    for _ in 0..3 {
+        assert_eq!(test.sink.write(&[write(&whole, 3, many(&whole), None)]).await.unwrap(), vec![], "of another table");
+    }
+    test.sink.flush(&[checkpoint("whole", 1)]).await.unwrap();
+    for error in [
+        test.sink.write(&[write(&item, 4, named(&item, &[(1, None)]), None)]).await.unwrap_err(),
+        test.sink.flush(&[checkpoint("item", 3)]).await.unwrap_err(),
+    ] {
+        assert!(error.class == Class::Permanent && error.message.contains("Code: 60"), "{error}");
+    }
+    assert_eq!(sql(&test, "SELECT count() AS n FROM whole_current").await, json!([{"n": 65_536}]));
 }
 
 #[tokio::test]
@@ -667,4 +706,5 @@ both_ways! {
     held_and_list_by_part_of_a_key,
     questions_of_people,
     bad_calls_are_told,
+    an_insert_that_fails_on_its_way_is_told_and_loses_nothing,
 }

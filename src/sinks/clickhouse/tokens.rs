@@ -2,8 +2,8 @@
 //!
 //! A name must never stand for two inserts, or the second one is left out and lost. So it is not made of what an insert holds: a row that
 //! went and came back is written twice with equal content. It names this sink, the table, rows or tombstones, and the number of the
-//! insert. Only an insert that failed and is sent again, with nothing stored in the table in between, gets the name it had, and only if
-//! it holds the same bytes.
+//! insert. Only an insert that failed and is sent again, with none into the table begun in between, gets the name it had, and only if it
+//! holds the same bytes.
 //!
 //! Names spare the server work; that a row sent twice changes nothing is held by `_version`, also where names are not kept. To name
 //! every insert also keeps replicated tables from what they do otherwise: leaving out rows that equal earlier ones.
@@ -11,7 +11,7 @@
 use std::collections::HashMap;
 use std::fmt;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use uuid::Uuid;
 use xxhash_rust::xxh3::xxh3_128;
@@ -34,8 +34,8 @@ impl fmt::Debug for Tokens {
 
 /// The name of an insert that is being sent. Dropped before it is [`Token::done`], the insert failed.
 #[derive(Debug)]
-pub(super) struct Token<'a> {
-    tokens: &'a Tokens,
+pub(super) struct Token {
+    tokens: Arc<Tokens>,
     table: String,
     deleted: bool,
     hash: u128,
@@ -45,12 +45,12 @@ pub(super) struct Token<'a> {
 
 impl Tokens {
     /// Names that no other sink gives.
-    pub(super) fn new() -> Self {
-        Self { sink: Uuid::new_v4().simple().to_string(), next: AtomicU64::new(0), failed: Mutex::default() }
+    pub(super) fn new() -> Arc<Self> {
+        Arc::new(Self { sink: Uuid::new_v4().simple().to_string(), next: AtomicU64::new(0), failed: Mutex::default() })
     }
 
     /// The name of the insert that is sent next.
-    pub(super) fn begin(&self, place: &Place, rows: &[u8]) -> Token<'_> {
+    pub(super) fn begin(self: &Arc<Self>, place: &Place, rows: &[u8]) -> Token {
         let hash = xxh3_128(rows);
         let before = self.failed.lock().unwrap_or_else(PoisonError::into_inner).remove(&place.table);
         let name = match before {
@@ -61,11 +61,11 @@ impl Tokens {
                 format!("{}/{}/{what}/{number}", self.sink, place.table)
             }
         };
-        Token { tokens: self, table: place.table.clone(), deleted: place.deleted, hash, name, done: false }
+        Token { tokens: self.clone(), table: place.table.clone(), deleted: place.deleted, hash, name, done: false }
     }
 }
 
-impl Token<'_> {
+impl Token {
     /// The name.
     pub(super) fn name(&self) -> &str {
         &self.name
@@ -77,7 +77,7 @@ impl Token<'_> {
     }
 }
 
-impl Drop for Token<'_> {
+impl Drop for Token {
     fn drop(&mut self) {
         if !self.done {
             let mut failed = self.tokens.failed.lock().unwrap_or_else(PoisonError::into_inner);
@@ -90,7 +90,7 @@ impl Drop for Token<'_> {
 mod tests {
     use super::*;
 
-    fn send(tokens: &Tokens, table: &str, deleted: bool, rows: &[u8], done: bool) -> String {
+    fn send(tokens: &Arc<Tokens>, table: &str, deleted: bool, rows: &[u8], done: bool) -> String {
         let token = tokens.begin(&Place { table: table.into(), deleted }, rows);
         let name = token.name().to_owned();
         if done {
