@@ -1,11 +1,10 @@
 //! Inserts that were sent and are not answered. While the engine stores one, the next is made ready or is on its way too. In which order
 //! they are stored does not matter, because `_version` decides.
 
-use crate::sinks::SinkError;
-
 use tokio::task::JoinSet;
 
 use super::gather::{Insert, Place};
+use crate::sinks::SinkError;
 
 /// An insert that was answered.
 #[derive(Debug)]
