@@ -1,5 +1,5 @@
-//! What batches mean for the lanes of one sink. This is found out one batch ahead: while a batch is written, the rows of the next are
-//! projected, compared, and their texts embedded, so that the processor does not wait for the sink, nor a server for us.
+//! What batches mean for the lanes of one sink. Where a model makes their rows this is found out one batch ahead: while a batch is
+//! written, the texts of the next are embedded, so that the processor does not wait for the sink.
 //!
 //! It may be, because a step has each record in one batch only: nothing that a batch does to a sink or to quarantine concerns a record
 //! of another. Texts can be equal, though. So the vectors of the batch before are kept until it is written.
@@ -7,7 +7,6 @@
 use std::sync::Arc;
 
 use tokio::sync::{Mutex, mpsc};
-use tokio::task::JoinSet;
 
 use super::LaneError;
 use super::batch::Batch;
@@ -37,13 +36,6 @@ pub(super) enum Told {
 
 /// Works out batches. Does not know what becomes of them.
 pub(super) struct Ahead {
-    of: Arc<Of>,
-    /// What was embedded for the batch before, by the texts' hashes. The lanes of one worker are of one model.
-    made: Vectors,
-}
-
-/// What every batch of a step is worked out for.
-struct Of {
     /// As they were when the step began. What a step writes carries one version from its beginning to its end.
     lanes: Vec<Lane>,
     step: Step,
@@ -52,11 +44,13 @@ struct Of {
     quarantine: Arc<Mutex<Quarantine>>,
     dry_run: bool,
     text_bytes: u64,
+    /// What was embedded for the batch before, by the texts' hashes. The lanes of one worker are of one model.
+    made: Vectors,
 }
 
 impl Ahead {
     pub(super) fn of(worker: &Worker) -> Self {
-        let of = Of {
+        Self {
             lanes: worker.lanes.iter().map(Lane::again).collect(),
             step: worker.step.clone(),
             table: worker.table.clone(),
@@ -64,12 +58,11 @@ impl Ahead {
             quarantine: worker.quarantine.clone(),
             dry_run: worker.options.dry_run,
             text_bytes: worker.text_bytes,
-        };
-        Self { of: Arc::new(of), made: Vectors::new() }
+            made: Vectors::new(),
+        }
     }
 
-    /// Waits for the next batch and works it out for these lanes: side by side, but for those that embed, of which each takes what the
-    /// one before it embedded.
+    /// Waits for the next batch and works it out for these lanes.
     pub(super) async fn next(&mut self, queue: &mut mpsc::Receiver<Message>, lanes: &[usize]) -> Told {
         let batch = match queue.recv().await {
             Some(Message::Batch(batch)) => batch,
@@ -77,39 +70,21 @@ impl Ahead {
             None => return Told::Closed,
         };
         let (mut works, mut made) = (Vec::with_capacity(lanes.len()), Vectors::new());
-        let mut side_by_side = JoinSet::new();
-        for &index in lanes {
-            if self.of.embeds(index) {
-                let mut work = self.work(index, &batch).await;
-                if let Ok(work) = &mut work {
-                    let more = std::mem::take(&mut work.made);
-                    made.extend(more.iter().map(|(hash, vector)| (hash.clone(), vector.clone())));
-                    self.made.extend(more);
-                }
-                works.push((index, work));
-            } else {
-                let (of, batch) = (self.of.clone(), batch.clone());
-                side_by_side.spawn(async move { (index, of.work(index, &Vectors::new(), &batch).await) });
+        for index in lanes {
+            let mut work = self.work(*index, &batch).await;
+            if let Ok(work) = &mut work {
+                let more = std::mem::take(&mut work.made);
+                made.extend(more.iter().map(|(hash, vector)| (hash.clone(), vector.clone())));
+                self.made.extend(more);
             }
+            works.push((*index, work));
         }
         self.made = made;
-        works.extend(side_by_side.join_all().await);
-        works.sort_unstable_by_key(|(index, _)| *index);
         Told::Batch(Ready { batch, works })
     }
 
     /// What a batch means for a lane.
     pub(super) async fn work(&self, index: usize, batch: &Batch) -> Result<Work, LaneError> {
-        self.of.work(index, &self.made, batch).await
-    }
-}
-
-impl Of {
-    fn embeds(&self, index: usize) -> bool {
-        matches!(self.lanes[index].target().shape, Shape::Points { .. })
-    }
-
-    async fn work(&self, index: usize, made: &Vectors, batch: &Batch) -> Result<Work, LaneError> {
         let lane = &self.lanes[index];
         let target = lane.target();
         let quarantined = self.quarantine.lock().await.keys(&target.table, &lane.id().name());
@@ -118,7 +93,7 @@ impl Of {
         let version = lane.begun(&self.step, &self.table, 0).row_version(self.step.plan.to);
         match (&target.shape, &lane.place.embedder) {
             (Shape::Points { .. }, Some(embedder)) => {
-                let embedding = points::Embedding { embedder, just_made: made, dry_run: self.dry_run };
+                let embedding = points::Embedding { embedder, just_made: &self.made, dry_run: self.dry_run };
                 points::work(lane, &embedding, batch, &manner, version).await
             }
             _ => work::work(lane, batch, &manner, version).await,

@@ -18,7 +18,7 @@ use super::work::{Fault, Work, refused_records};
 use super::{LaneError, Options};
 use crate::changes::Table;
 use crate::sinks::quarantine::{Entry, Quarantine};
-use crate::sinks::{Checkpoint, Sink, SinkError, Write};
+use crate::sinks::{Checkpoint, Sink, SinkError, SinkKind, Write};
 
 /// What a worker is told.
 #[derive(Debug, Clone)]
@@ -49,8 +49,12 @@ impl Worker {
     /// Works until the end is told or the queue closes. Answers the lanes, each with its counts and what became of it.
     pub(super) async fn run(mut self, mut queue: mpsc::Receiver<Message>) -> Vec<Lane> {
         let mut ahead = Ahead::of(&self);
+        let overlaps = self.sink.kind() == SinkKind::Vectors && !self.options.dry_run;
         let mut ready: Option<Ready> = None;
         let ended = loop {
+            if !overlaps && let Some(ready) = ready.take() {
+                self.take(ready).await;
+            }
             let live = self.live();
             if live.is_empty() {
                 break false;

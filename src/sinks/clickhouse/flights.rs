@@ -1,4 +1,4 @@
-//! Inserts that were sent and are not answered. While the engine stores one, the next is made ready or is on its way too. In which order
+//! Inserts that were sent and are not answered. While a server stores one, the next is made ready or is on its way too. In which order
 //! they are stored does not matter, because `_version` decides.
 
 use tokio::task::JoinSet;

@@ -2,7 +2,7 @@
 //! and `rows`.
 //!
 //! A write is an insert of rows with their `_version`, a delete an insert of tombstones. Rows are gathered over several writes, and an
-//! insert may still be on its way when the write that sent it is answered. What waits is inserted, and every insert answered, before
+//! insert may still be on its way to a server when the write that sent it is answered. What waits is inserted, and every insert answered, before
 //! anything is read. An insert is stored when it is answered, so [`Sink::flush`] has only the checkpoints left to write then.
 
 use std::sync::Arc;
@@ -29,7 +29,7 @@ use super::{checkpoints, claims, rows, server};
 use crate::mapping::target::{Dimension, Target};
 use crate::sinks::{Checkpoint, Class, Lease, Page, Query, Refused, Sink, SinkError, SinkKind, Write};
 
-/// Inserts that may be on their way when a write is answered: while the engine stores them, the next rows are worked out.
+/// Inserts that may be on their way to a server when a write is answered: while they are stored, the next is made ready and sent.
 const LEFT_FLYING: usize = 1;
 
 /// A ClickHouse that holds tables.
@@ -157,8 +157,8 @@ impl ClickhouseSink {
             }
             sent.map_err(|error| error.during(&doing))
         });
-        // Replicas that agree on each insert take one after the other.
-        self.land(out, if self.site.is_replicated() { 0 } else { LEFT_FLYING }).await
+        // The engine in this process works on one at a time, and replicas that agree on each insert take one after the other.
+        self.land(out, if self.shared && !self.site.is_replicated() { LEFT_FLYING } else { 0 }).await
     }
 
     /// Waits until no more than `most` inserts are on their way. The rows of one that failed for a passing reason wait again, and its
