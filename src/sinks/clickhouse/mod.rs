@@ -7,7 +7,8 @@
 //! - `config`: where the engine is and how much it may take.
 //! - `encode`: types, identifiers, literals and statements as text. Pure.
 //! - `rows`: what the engine can hold of a batch, and Arrow bytes to and from it. Pure.
-//! - `gather`, `flights`: rows that wait to be inserted together (pure), and inserts that are not answered yet.
+//! - `gather`: rows that wait to be inserted together. Pure.
+//! - `flights`: those, and inserts that are not answered yet.
 //! - `site`: how tables are made: database, cluster, engine. Pure.
 //! - `client`: what any ClickHouse must answer, and what its errors mean.
 //! - `chdb`, `abi`: the engine inside this process, the only user of its library.

@@ -20,14 +20,14 @@ use super::chdb::Chdb;
 use super::client::{External, Transport};
 use super::config::{ClickhouseOptions, ServerOptions};
 use super::encode::{DELETED, KEYS, VERSION, check, column_type, is_nested, literal, qualified, quote, quoted_list, tuple};
-use super::flights::{Flight, Flights};
-use super::gather::{Gathered, Insert, Place};
+use super::flights::Outgoing;
+use super::gather::{Insert, Place};
 use super::prepare::prepare;
 use super::site::Site;
 use super::tokens::Tokens;
 use super::{checkpoints, claims, rows, server};
 use crate::mapping::target::{Dimension, Target};
-use crate::sinks::{Checkpoint, Class, Lease, Page, Query, Refused, Sink, SinkError, SinkKind, Write};
+use crate::sinks::{Checkpoint, Lease, Page, Query, Refused, Sink, SinkError, SinkKind, Write};
 
 /// Inserts that may be on their way to a server when a write is answered: while they are stored, the next is made ready and sent.
 const LEFT_FLYING: usize = 1;
@@ -47,13 +47,6 @@ pub struct ClickhouseSink {
     leased: AtomicBool,
 }
 
-/// Rows that were accepted and that no answer says are stored.
-#[derive(Debug, Default)]
-struct Outgoing {
-    gathered: Gathered,
-    flights: Flights,
-}
-
 /// Opens the embedded engine and makes its directory and database where they are missing. Opening a directory again in the same
 /// process joins the engine that runs; it ends with the last sink.
 ///
@@ -69,8 +62,9 @@ pub async fn open(options: ClickhouseOptions) -> Result<ClickhouseSink, SinkErro
 /// Meets a server: sees that it lets the user in and takes what is asked of it, and makes the database where it is missing.
 ///
 /// # Errors
-/// [`Class::Transient`] when the server cannot be reached or has no time; permanent when it refuses the user, the certificates cannot be
-/// read, or the user may only read; [`Class::Stop`] when it is too old or the engine's template cannot hold what is delivered.
+/// [`crate::sinks::Class::Transient`] when the server cannot be reached or has no time; permanent when it refuses the user, the
+/// certificates cannot be read, or the user may only read; [`crate::sinks::Class::Stop`] when it is too old or the engine's template
+/// cannot hold what is delivered.
 pub async fn open_server(options: ServerOptions) -> Result<ClickhouseSink, SinkError> {
     let (engine, site) = server::meet(&options).await?;
     Ok(ClickhouseSink::on(Arc::new(engine), site, options.compression, true))
@@ -130,11 +124,7 @@ impl ClickhouseSink {
                 return Err(error);
             }
         }
-        if out.gathered.is_full() {
-            self.send_all(&mut out).await?;
-        }
-        // Its checkpoint will not move: no use in more of its rows.
-        out.gathered.lost(&target.name).map_or(Ok(()), |reason| Err(SinkError::permanent(NAME, reason)))
+        if out.gathered.is_full() { self.send_all(&mut out).await } else { Ok(()) }
     }
 
     /// Sends an insert, and waits until few enough are on their way.
@@ -145,12 +135,13 @@ impl ClickhouseSink {
         let bytes = match rows::encode_all(&insert.batches, self.compression) {
             Ok(bytes) => bytes,
             Err(error) => {
-                out.gathered.lose(place, &format!("{}: {error}", doing(place)));
-                return Ok(());
+                let error = arrow_failed(&doing(place))(error);
+                out.gathered.lose(place, &error.message);
+                return Err(error);
             }
         };
         let (engine, token, doing) = (self.engine.clone(), self.tokens.begin(place, &bytes), doing(place));
-        out.flights.start(place.clone(), insert, async move {
+        out.start(place.clone(), insert, async move {
             let sent = engine.insert(sql, bytes, token.name()).await;
             if sent.is_ok() {
                 token.done();
@@ -158,25 +149,7 @@ impl ClickhouseSink {
             sent.map_err(|error| error.during(&doing))
         });
         // The engine in this process works on one at a time, and replicas that agree on each insert take one after the other.
-        self.land(out, if self.shared && !self.site.is_replicated() { LEFT_FLYING } else { 0 }).await
-    }
-
-    /// Waits until no more than `most` inserts are on their way. The rows of one that failed for a passing reason wait again, and its
-    /// error is the answer; those of one that cannot be inserted are lost, and no checkpoint of their table moves.
-    async fn land(&self, out: &mut Outgoing, most: usize) -> Result<(), SinkError> {
-        let mut landed = Ok(());
-        while out.flights.count() > most {
-            let Some(Flight { place, insert, sent }) = out.flights.next().await else { break };
-            match sent {
-                Ok(()) => {}
-                Err(error) if error.class == Class::Transient => {
-                    out.gathered.put_back(&place, insert);
-                    landed = landed.and(Err(error));
-                }
-                Err(error) => out.gathered.lose(&place, &error.message),
-            }
-        }
-        landed
+        out.land(if self.shared && !self.site.is_replicated() { LEFT_FLYING } else { 0 }).await
     }
 
     /// Inserts all that waits.
@@ -208,7 +181,7 @@ impl ClickhouseSink {
     async fn settle(&self) -> Result<(), SinkError> {
         let mut out = self.outgoing.lock().await;
         self.send_all(&mut out).await?;
-        self.land(&mut out, 0).await
+        out.land(0).await
     }
 
     /// Takes one write; answers the rows that the engine cannot hold.

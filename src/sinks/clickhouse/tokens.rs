@@ -2,8 +2,8 @@
 //!
 //! A name must never stand for two inserts, or the second one is left out and lost. So it is not made of what an insert holds: a row that
 //! went and came back is written twice with equal content. It names this sink, the table, rows or tombstones, and the number of the
-//! insert. Only an insert that failed and is sent again, with none into the table begun in between, gets the name it had, and only if it
-//! holds the same bytes.
+//! insert. Only an insert that failed and is sent again, with none into the table begun since it failed, gets the name it had, and only if
+//! it holds the same bytes.
 //!
 //! Names spare the server work; that a row sent twice changes nothing is held by `_version`, also where names are not kept. To name
 //! every insert also keeps replicated tables from what they do otherwise: leaving out rows that equal earlier ones.
