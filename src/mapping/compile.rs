@@ -6,10 +6,12 @@ use std::path::Path;
 use std::sync::Arc;
 
 use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
+use datafusion::error::DataFusionError;
 use datafusion::execution::SessionState;
 use datafusion::logical_expr::LogicalPlan;
 use datafusion::prelude::SessionContext;
 use datafusion::sql::sqlparser::ast;
+use tokio::task::JoinHandle;
 
 use super::file::{MappingFile, Place, PointsEntry, RelationshipEntry, RowsEntry, TableEntry};
 use super::names::{IDENTIFIER, check_names, is_identifier, label_keys};
@@ -77,40 +79,48 @@ pub struct CompiledTable {
 }
 
 /// One query of the mapping file with everything about it that is not its SQL.
-struct Draft<'a> {
+struct Draft {
     place: Place,
-    name: &'a str,
-    sql: &'a str,
+    name: String,
+    sql: String,
     strict: bool,
     key: Vec<String>,
     shape: Shape,
 }
 
-/// Compiles the tables of a mapping whose schemas are given.
+/// Compiles the tables of a mapping whose schemas are given, on the runtime that this is called in: one of `tokio`.
 ///
 /// # Errors
 /// [`MappingError::Refused`] for the first projection that cannot be kept exact.
 pub async fn compile(file: &MappingFile, path: &Path, schemas: &BTreeMap<String, SchemaRef>) -> Result<Compiled, MappingError> {
     check_names(file, path)?;
     let labels = label_keys(file, path)?;
-    let mut tables = BTreeMap::new();
+    let mut planned = Vec::new();
     for (name, entry) in &file.tables {
-        let Some(schema) = schemas.get(name) else { continue };
-        tables.insert(name.clone(), compile_table(name, entry, path, schema, &labels).await?);
+        if let Some(schema) = schemas.get(name) {
+            planned.push((name, entry, schema, begin(name, entry, path, schema, &labels)?));
+        }
+    }
+    let mut tables = BTreeMap::new();
+    for (name, entry, schema, projections) in planned {
+        tables.insert(name.clone(), finish(entry, schema, projections).await?);
     }
     let dimensions = dimensions(file, path, &tables)?;
     Ok(Compiled { tables, dimensions })
 }
 
-async fn compile_table(
+/// A projection that is being planned, and where it stands in the file.
+type Planning = (Place, JoinHandle<Result<Projection, MappingError>>);
+
+/// Begins to plan a table's projections, side by side: planning them is most of what a run with nothing to do does.
+fn begin(
     name: &str,
     entry: &TableEntry,
     path: &Path,
     schema: &SchemaRef,
     labels: &BTreeMap<String, (Vec<String>, bool)>,
-) -> Result<CompiledTable, MappingError> {
-    let table_place = Place { path: path.to_owned(), table: name.to_owned(), target: String::new(), line: 0 };
-    let refuse = |message: String| MappingError::Refused { place: table_place.clone(), message };
+) -> Result<Vec<Planning>, MappingError> {
+    let refuse = |message: String| refused(path, name, "", message);
     if entry.key.is_empty() {
         return Err(refuse("`key` names no column: every table needs the columns that identify a record".to_owned()));
     }
@@ -123,10 +133,19 @@ async fn compile_table(
     if drafts.is_empty() {
         return Err(refuse("it has no projection under `clickhouse`, `graph` or `vectors`".to_owned()));
     }
+    let planning = drafts.into_iter().map(|draft| {
+        let (place, table, key, schema) = (draft.place.clone(), name.to_owned(), entry.key.clone(), schema.clone());
+        (place, tokio::spawn(async move { projection(draft, &table, &key, &schema).await }))
+    });
+    Ok(planning.collect())
+}
+
+async fn finish(entry: &TableEntry, schema: &SchemaRef, planned: Vec<Planning>) -> Result<CompiledTable, MappingError> {
     let mut used: BTreeSet<String> = entry.key.iter().cloned().collect();
     let mut projections = Vec::new();
-    for draft in drafts {
-        let projection = projection(draft, name, &entry.key, schema).await?;
+    for (place, planned) in planned {
+        let interrupted = |cause| MappingError::Engine { place, source: DataFusionError::ExecutionJoin(Box::new(cause)) };
+        let projection = planned.await.map_err(interrupted)??;
         used.extend(projection.reads().iter().filter_map(|path| path.first().cloned()));
         projections.push(Arc::new(projection));
     }
@@ -140,22 +159,22 @@ async fn compile_table(
     })
 }
 
-fn drafts<'a>(
+fn drafts(
     table: &str,
-    entry: &'a TableEntry,
+    entry: &TableEntry,
     path: &Path,
     labels: &BTreeMap<String, (Vec<String>, bool)>,
-) -> Result<Vec<Draft<'a>>, MappingError> {
+) -> Result<Vec<Draft>, MappingError> {
     let place = |kind: &str, name: &str, line: u64| Place {
         path: path.to_owned(),
         table: table.to_owned(),
         target: format!("{kind}.{name}"),
         line,
     };
-    let rows = |kind: &str, name: &'a str, rows: &'a RowsEntry, shape: Shape| Draft {
+    let rows = |kind: &str, name: &str, rows: &RowsEntry, shape: Shape| Draft {
         place: place(kind, name, rows.sql.referenced.line()),
-        name,
-        sql: &rows.sql.value,
+        name: name.to_owned(),
+        sql: rows.sql.value.clone(),
         strict: rows.strict.unwrap_or(entry.strict),
         key: rows.key.clone(),
         shape,
@@ -177,13 +196,13 @@ fn drafts<'a>(
     Ok(drafts)
 }
 
-fn relationship_draft<'a>(
-    name: &'a str,
-    entry: &'a RelationshipEntry,
+fn relationship_draft(
+    name: &str,
+    entry: &RelationshipEntry,
     place: Place,
     strict: bool,
     labels: &BTreeMap<String, (Vec<String>, bool)>,
-) -> Result<Draft<'a>, MappingError> {
+) -> Result<Draft, MappingError> {
     let end = |side: &str, of: &BTreeMap<String, Vec<String>>, stub: &BTreeMap<String, String>| {
         let mut labels_of = of.iter();
         let (Some((label, columns)), None) = (labels_of.next(), labels_of.next()) else {
@@ -207,16 +226,16 @@ fn relationship_draft<'a>(
             key.push(column.clone());
         }
     }
-    let sql = &entry.sql.value;
+    let (name, sql) = (name.to_owned(), entry.sql.value.clone());
     let strict = entry.strict.unwrap_or(strict);
     Ok(Draft { place, name, sql, strict, key, shape: Shape::Relationship { from, to } })
 }
 
-fn points_draft<'a>(name: &'a str, entry: &'a PointsEntry, place: Place, strict: bool) -> Draft<'a> {
+fn points_draft(name: &str, entry: &PointsEntry, place: Place, strict: bool) -> Draft {
     Draft {
         place,
-        name,
-        sql: &entry.sql.value,
+        name: name.to_owned(),
+        sql: entry.sql.value.clone(),
         strict: entry.strict.unwrap_or(strict),
         key: entry.id.clone(),
         shape: Shape::Points { text: entry.text.clone() },
@@ -232,13 +251,13 @@ struct Planned {
     slot: Arc<Slot>,
 }
 
-async fn plan(draft: &Draft<'_>, table: &str, schema: &SchemaRef) -> Result<Planned, MappingError> {
+async fn plan(draft: &Draft, table: &str, schema: &SchemaRef) -> Result<Planned, MappingError> {
     let refuse = |message: String| MappingError::Refused { place: draft.place.clone(), message };
     let engine = |source| MappingError::Engine { place: draft.place.clone(), source };
     let (context, slot) = session(table, schema).map_err(engine)?;
     let state = context.state();
     let dialect = state.config().options().sql_parser.dialect;
-    let mut statement = state.sql_to_statement(draft.sql, &dialect).map_err(|e| refuse(short(&e)))?;
+    let mut statement = state.sql_to_statement(&draft.sql, &dialect).map_err(|e| refuse(short(&e)))?;
     let datafusion::sql::parser::Statement::Statement(query) = &mut statement else {
         return Err(refuse("a projection is one SELECT".to_owned()));
     };
@@ -264,12 +283,7 @@ fn make_casts_strict(query: &mut ast::Statement) {
     });
 }
 
-async fn projection(
-    draft: Draft<'_>,
-    table: &str,
-    silver_key: &[String],
-    schema: &SchemaRef,
-) -> Result<Projection, MappingError> {
+async fn projection(draft: Draft, table: &str, silver_key: &[String], schema: &SchemaRef) -> Result<Projection, MappingError> {
     let refuse = |message: String| MappingError::Refused { place: draft.place.clone(), message };
     let engine = |source| MappingError::Engine { place: draft.place.clone(), source };
     let Planned { text, plan, context, state, slot } = plan(&draft, table, schema).await?;
@@ -283,7 +297,7 @@ async fn projection(
     let physical = state.query_planner().create_physical_plan(&optimised, &state).await.map_err(engine)?;
     let target = Target {
         table: table.to_owned(),
-        name: draft.name.to_owned(),
+        name: draft.name,
         shape: draft.shape,
         schema: output,
         key: draft.key,
@@ -317,7 +331,7 @@ fn target_schema(output: &Schema, key: &[String]) -> Result<SchemaRef, String> {
 }
 
 /// The columns of the target's key that hold the Silver key.
-fn record_key(draft: &Draft<'_>, silver_key: &[String], plan: &LogicalPlan, output: &SchemaRef) -> Result<Vec<String>, String> {
+fn record_key(draft: &Draft, silver_key: &[String], plan: &LogicalPlan, output: &SchemaRef) -> Result<Vec<String>, String> {
     for column in &draft.key {
         if output.index_of(column).is_err() {
             return Err(format!("the key column {column} is not in the query's result; it has {}", names(output)));
@@ -350,7 +364,7 @@ fn record_key(draft: &Draft<'_>, silver_key: &[String], plan: &LogicalPlan, outp
     ))
 }
 
-fn check_columns(draft: &Draft<'_>, output: &SchemaRef) -> Result<(), String> {
+fn check_columns(draft: &Draft, output: &SchemaRef) -> Result<(), String> {
     match &draft.shape {
         Shape::Points { text } => match output.field_with_name(text) {
             Err(_) => Err(format!("the text column {text} is not in the query's result; it has {}", names(output))),
@@ -437,7 +451,7 @@ fn fingerprint(parts: &[&str]) -> String {
     format!("{:016x}", xxhash_rust::xxh3::xxh3_64(text.as_bytes()))
 }
 
-fn planning_message(error: &datafusion::error::DataFusionError, table: &str) -> String {
+fn planning_message(error: &DataFusionError, table: &str) -> String {
     let message = short(error);
     if message.contains("table '") && message.contains("not found") {
         return format!("{message}; a projection of {table} reads {table} alone");
@@ -445,6 +459,6 @@ fn planning_message(error: &datafusion::error::DataFusionError, table: &str) -> 
     message
 }
 
-fn short(error: &datafusion::error::DataFusionError) -> String {
+fn short(error: &DataFusionError) -> String {
     error.strip_backtrace()
 }
