@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
-# The tests that need more than Rust, npm and pip: real servers (Neo4j, MinIO) and the servers' own clients against our fronts.
+# The tests that need more than Rust, npm and pip: real servers (Neo4j, MinIO), another writer
+# of Delta tables (Spark), and the servers' own clients against our fronts.
 # Each is a command of its own, that exits with 0 when all that it claims holds and keeps what it fetches in $DISTRIBUTARY_TOOLS.
 # With arguments, only those of these names are run: tests/servers.sh s3 qdrant
 #
@@ -60,6 +61,7 @@ scenarios=(
     "pinecone|the official Python client through the front of Pinecone|tests/servers/pinecone.sh"
     "neo4j-lts|Neo4j 5.26, a real server: the contract, and whole syncs|tests/servers/neo4j.sh lts -- $rust"
     "neo4j-current|Neo4j 2026.08, a real server: the contract, and whole syncs|tests/servers/neo4j.sh current -- $rust"
+    "spark|a Silver lake that Spark writes|tests/servers/spark.sh"
     "s3|a Silver lake in S3: MinIO|tests/servers/s3.sh"
     "gcs|a Silver lake in Google Cloud Storage: fake-gcs-server|tests/servers/gcs.sh"
     "azure|a Silver lake in Azure: Azurite|tests/servers/azure.sh"

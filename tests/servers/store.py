@@ -4,16 +4,13 @@ Run by `s3.sh`, `azure.sh` and `gcs.sh`, which start the store and name it in th
 
     LAKE_STORE      s3, azure or gcs
     LAKE_ENDPOINT   where it listens
-    LAKE_PROGRAM    the program under test, as a command line
+    LAKE_PROGRAM    the program under test
 """
 
 import json
 import os
-import shlex
 import signal
 import socket
-import subprocess
-import sys
 import tempfile
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -21,8 +18,8 @@ from pathlib import Path
 import obstore
 from deltalake import DeltaTable
 from obstore.store import AzureStore, GCSStore, S3Store
+from program import SECONDS_MAX, Program, check, fail, operations, say, strategies
 
-ROOT = Path(__file__).resolve().parent.parent.parent
 BUCKET = "silver"
 SHARED = "quarantine-of-two"
 # The cast once more, as another target: the crawl's broken record is broken for it, too.
@@ -41,8 +38,6 @@ SECRET = "PLANTEDSECRETPLANTEDSECRETPLANTEDSECRET0="
 # Azurite's account, and MinIO's here.
 ACCOUNT, ACCOUNT_KEY = "devstoreaccount1", "Eby8vdM02xNOcqFlqUwJPLlmEtlCDXJ1OUzFT50uSRZ6IFsuFq2UVErCz4I6tq/K1SZFPTOtr/KBHBeksoGMGw=="
 USER, PASSWORD = "distributary", "distributary-password"
-# A command that takes longer hangs.
-SECONDS_MAX = 300
 
 
 @dataclass
@@ -100,68 +95,8 @@ def gcs(endpoint):
     return Store("gs", environment, client, wrong, lambda url: {"GOOGLE_SERVICE_ACCOUNT_KEY": account(url)})
 
 
-def fail(text):
-    sys.exit(f"FAILED: {text}")
-
-
-def check(holds, text):
-    """Ends the script where something does not hold."""
-    if not holds:
-        fail(text)
-
-
-def say(text):
-    print(f"  {text}", flush=True)
-
-
-class Program:
-    """The program under test in one directory, against one store."""
-
-    def __init__(self, home, store, engines=("clickhouse", "graph", "vectors"), **more):
-        home.mkdir(parents=True)
-        urls = {"clickhouse": "chdb:./clickhouse", "graph": "grafeo:./graph", "vectors": "edge:./vectors"}
-        config = {
-            "source": {"root": store.url("lake")}, "mapping": str(ROOT / "mappings" / "tmdb.yaml"), "embed": "hash",
-            **{engine: {"url": urls[engine]} for engine in engines}, "quarantine": {"url": store.url("quarantine")}, **more,
-        }
-        (home / "distributary.yaml").write_text(json.dumps(config, indent=2))  # JSON is YAML
-        self.home, self.store = home, store
-
-    def start(self, *words, **environment):
-        whole = {**os.environ, **self.store.environment, **environment}
-        whole = {name: value for name, value in whole.items() if value is not None}
-        command = [*shlex.split(os.environ["LAKE_PROGRAM"]), *map(str, words)]
-        return subprocess.Popen(command, cwd=self.home, env=whole, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-
-    def run(self, *words, code=0, **environment):
-        """Runs a command, which must end with this exit code. Answers all that it printed: stdout, stderr."""
-        child = self.start(*words, **environment)
-        try:
-            out, err = child.communicate(timeout=SECONDS_MAX)
-        except subprocess.TimeoutExpired:
-            child.kill()
-            fail(f"{' '.join(map(str, words))} did not end within {SECONDS_MAX} s")
-        check(child.returncode == code, f"{' '.join(map(str, words))}: exit code {child.returncode}, not {code}\n{out[-3000:]}\n{err[-3000:]}")
-        return out, err
-
-    def sync(self, code=0, **environment):
-        return json.loads(self.run("sync", "--json", code=code, **environment)[0])
-
-    def verify(self):
-        """Every target holds what the mapping makes of the lake."""
-        targets = json.loads(self.run("verify", "--json")[0])["targets"]
-        check(targets, "verify compared nothing")
-        return targets
-
-
-def operations(report):
-    """What a sync sent."""
-    counts = ("upserts", "deletes", "payload_updates", "texts_embedded")
-    return sum(target[count] for table in report["tables"] for target in table["targets"] for count in counts)
-
-
-def strategies(report):
-    return {table["table"]: table["strategy"] for table in report["tables"] if any(t["upserts"] + t["deletes"] for t in table["targets"])}
+def program_over(home, store, **more):
+    return Program(home, store.url("lake"), store.environment, **{"quarantine": {"url": store.url("quarantine")}, **more})
 
 
 def upload(store, lake, done):
@@ -285,14 +220,14 @@ def an_endpoint_that_is_not_there_is_given_up(store, program):
 
 
 def what_is_not_there_is_named(store, home):
-    nowhere = Program(home / "nowhere", store, source={"root": store.url("no/such/lake")})
+    nowhere = program_over(home / "nowhere", store, source={"root": store.url("no/such/lake")})
     out, err = nowhere.run("sync", code=2)
     check(store.url("no/such/lake/movies") in err, f"a table that is not there: {out}{err}")
-    missing = Program(home / "bucket", store, source={"root": f"{store.scheme}://no-such-bucket/lake"})
+    missing = program_over(home / "bucket", store, source={"root": f"{store.scheme}://no-such-bucket/lake"})
     child = missing.start("sync")
     out, err = child.communicate(timeout=SECONDS_MAX)
     check(child.returncode in (1, 2) and "no-such-bucket/lake/movies" in out + err, f"no bucket: exit code {child.returncode}: {out}{err}")
-    unwritable = Program(home / "quarantine", store, quarantine={"url": f"{store.scheme}://no-such-bucket/quarantine"})
+    unwritable = program_over(home / "quarantine", store, quarantine={"url": f"{store.scheme}://no-such-bucket/quarantine"})
     child = unwritable.start("sync")
     out, err = child.communicate(timeout=SECONDS_MAX)
     check(child.returncode == 1 and "no-such-bucket/quarantine" in out + err, f"no quarantine: exit code {child.returncode}: {out}{err}")
@@ -304,13 +239,13 @@ def main():
     store = {"s3": s3, "azure": azure, "gcs": gcs}[kind](os.environ["LAKE_ENDPOINT"])
     with tempfile.TemporaryDirectory(prefix="distributary-store-") as home:
         home, done = Path(home), set()
-        program, lake = Program(home / "program", store), home / "lake"
+        program, lake = program_over(home / "program", store), home / "lake"
         program.run("sample", lake)
         print(f"{kind}: a lake at {store.url('lake')}")
         a_lake_is_synced(store, program, lake, done)
         (home / "again.yaml").write_text(CAST_AGAIN)
         shared = {"engines": ["clickhouse"], "quarantine": {"url": store.url(SHARED)}}
-        pair = Program(home / "one", store, **shared), Program(home / "two", store, mapping=str(home / "again.yaml"), **shared)
+        pair = program_over(home / "one", store, **shared), program_over(home / "two", store, mapping=str(home / "again.yaml"), **shared)
         for one in pair:
             one.sync()
         a_crawl_arrives(store, program, lake, done)

@@ -1,4 +1,4 @@
-# What s3.sh, azure.sh and gcs.sh share: where tools are kept, the program under test, and the end of what was started. Sourced, not run.
+# What s3.sh, azure.sh, gcs.sh and spark.sh share: where tools are kept, the program under test, and the end of what was started. Sourced, not run.
 
 root=$(cd "$(dirname "${BASH_SOURCE[0]}")/../.." && pwd)
 servers=$root/tests/servers
@@ -62,8 +62,9 @@ program_under_test() {
     if [ -n "${DISTRIBUTARY_BIN:-}" ]; then
         program=$(realpath "$DISTRIBUTARY_BIN")
     else
-        program="cargo run --quiet --manifest-path $root/Cargo.toml --"
-        $program --version >/dev/null
+        program=$(cargo build --quiet --manifest-path "$root/Cargo.toml" --bin distributary --message-format json |
+            sed -n 's/.*"executable":"\([^"]*\)".*/\1/p')
+        "$program" --version >/dev/null
     fi
 }
 
