@@ -3,6 +3,7 @@
 # of Delta tables (Spark), and the servers' own clients against our fronts.
 # Each is a command of its own, that exits with 0 when all that it claims holds and keeps what it fetches in $DISTRIBUTARY_TOOLS.
 # With arguments, only those of these names are run: tests/servers.sh s3 qdrant
+# With --missing it runs nothing and prints the Debian packages of the tools that are missing.
 #
 # Nothing is skipped: a tool that is missing ends this with the line that installs it.
 set -euo pipefail
@@ -48,6 +49,10 @@ export JAVA_HOME_17="${JAVA_HOME_17:-$(jdk 17)}"
 export JAVA_HOME_25="${JAVA_HOME_25:-$(jdk 25)}"
 [ -n "$JAVA_HOME_17" ] || missing+=("a JDK 17 is missing: apt-get install openjdk-17-jdk-headless, or name it in JAVA_HOME_17")
 [ -n "$JAVA_HOME_25" ] || missing+=("a JDK 25 is missing: apt-get install openjdk-25-jdk-headless, or name it in JAVA_HOME_25")
+if [ "${1:-}" = --missing ]; then
+    [ ${#missing[@]} -eq 0 ] || printf '%s\n' "${missing[@]}" | sed -n 's/.*apt-get install \([a-z0-9 -]*\).*/\1/p'
+    exit
+fi
 if [ ${#missing[@]} -gt 0 ]; then
     printf 'error: %s\n' "${missing[@]}" >&2
     exit 1
