@@ -112,7 +112,7 @@ pub async fn compile(file: &MappingFile, path: &Path, schemas: &BTreeMap<String,
 /// A projection that is being planned, and where it stands in the file.
 type Planning = (Place, JoinHandle<Result<Projection, MappingError>>);
 
-/// Begins to plan a table's projections, side by side: planning them is most of what a run with nothing to do does.
+/// Begins to plan a table's projections, side by side: that is most of the time of a `check`.
 fn begin(
     name: &str,
     entry: &TableEntry,

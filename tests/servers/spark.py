@@ -179,7 +179,7 @@ def many_versions_and_a_gap(program, lake):
 
 
 def column_mapping_is_read(program, lake):
-    # Spark writes no more change files that others can read: two snapshots are compared.
+    # The feed of such a table cannot be read by delta-rs: two snapshots are compared.
     lake.sql("ALTER TABLE {movies} SET TBLPROPERTIES ('delta.columnMapping.mode' = 'name')")
     changed = lake.count("movie_id % 5 = 1")
     lake.sql("UPDATE {movies} SET movie_detail.tagline = 'Mapped' WHERE movie_id % 5 = 1")
