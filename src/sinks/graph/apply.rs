@@ -12,6 +12,7 @@ use crate::sinks::{Refused, SinkError, Write};
 use super::client::{Executor, Row};
 use super::cypher::{Layout, Node, NodeKey, Relationship, SINK, Side, VERSION};
 use super::encode::{Cell, key_text, property};
+use super::fresh::Fresh;
 use super::stubs::{Gift, Nodes, Properties, RecordChange, State, Step};
 
 /// What every batch needs to know.
@@ -19,6 +20,7 @@ pub(crate) struct Context<'a> {
     pub(crate) engine: &'a mut dyn Executor,
     /// All targets of the graph: a stub is made again from relationships of any of them.
     pub(crate) layouts: &'a [Layout],
+    pub(crate) fresh: &'a mut Fresh,
     pub(crate) batch_rows: usize,
     /// Bytes that the values of one key may have together.
     pub(crate) key_bytes_max: usize,
@@ -30,6 +32,8 @@ struct Edges {
     deletes: Vec<Cell>,
     updates: Vec<Cell>,
     creates: Vec<Cell>,
+    /// How many of the type there must be before, if that is to be seen.
+    before: Option<i64>,
 }
 
 /// A relationship that the graph holds.
@@ -61,6 +65,9 @@ impl Context<'_> {
                 }
             }
         }
+        for found in &edges {
+            self.see(found)?;
+        }
         for found in &mut edges {
             self.write_all(&found.layout.delete(), std::mem::take(&mut found.deletes))?;
         }
@@ -76,10 +83,13 @@ impl Context<'_> {
                 match nodes.step(node) {
                     Step::Keep => {}
                     Step::Record(version, properties) => {
-                        let more = [("version", Cell::Int(version)), ("props", Cell::Map(properties))];
-                        records.push(row(0, 'k', &node.key, more));
+                        records.push(listed(&node.key, [Cell::Int(version), Cell::Map(properties)]));
                     }
-                    Step::Write(properties) => writes.push(row(0, 'k', &node.key, [("props", Cell::Map(properties))])),
+                    Step::Write(properties) => writes.push(surely(&node.key, properties)),
+                    Step::Offer { by, properties } => {
+                        let by = by.map_or(Cell::Null, |by| Cell::Text(by.into()));
+                        writes.push(listed(&node.key, [Cell::Bool(false), by, Cell::Map(properties)]));
+                    }
                     Step::Prune => left.push((node.key.clone(), false)),
                     Step::Remake => left.push((node.key.clone(), true)),
                 }
@@ -107,24 +117,31 @@ impl Context<'_> {
         labels: &mut Labels,
         refuse: &mut dyn FnMut(usize, String),
     ) -> Result<Edges, SinkError> {
-        let (gone, mut here) = rows_of(layout, write, self.key_bytes_max, refuse)?;
-        let held = self.held(layout, gone.iter().chain(&here))?;
-        let mut edges = Edges { layout: layout.clone(), deletes: Vec::new(), updates: Vec::new(), creates: Vec::new() };
+        let (gone, here) = rows_of(layout, write, self.key_bytes_max, refuse)?;
+        let texts: Vec<String> = gone.iter().chain(&here).map(|cells| edge_text(layout, cells)).collect();
+        if self.fresh.asks(layout, texts.len()) {
+            self.ask(&layout.target.table)?;
+        }
+        let held = self.held(layout, gone.iter().chain(&here).zip(&texts))?;
+        let (gone_texts, here_texts) = texts.split_at(gone.len());
+        let mut edges =
+            Edges { layout: layout.clone(), deletes: Vec::new(), updates: Vec::new(), creates: Vec::new(), before: None };
         let mut ids: BTreeMap<String, (Vec<Cell>, Vec<Cell>)> = BTreeMap::new();
-        for cells in &gone {
-            let text = edge_text(layout, cells);
-            let Some(found) = held.get(&text).filter(|found| found.version <= version) else { continue };
+        let (mut made, mut deleted) = (Vec::new(), 0);
+        for (cells, text) in gone.iter().zip(gone_texts) {
+            let Some(found) = held.get(text).filter(|found| found.version <= version) else { continue };
             let anchor = end_key(layout, layout.anchor, cells);
             ids.entry(key_text(&anchor)).or_insert_with(|| (anchor, Vec::new())).1.push(Cell::Int(found.id));
+            deleted += 1;
             for side in [Side::From, Side::To] {
-                touch(labels, layout, side, cells, |node| node.detach(&stub_text(layout, &text)));
+                touch(labels, layout, side, cells, |node| node.detach(&stub_text(layout, text)));
             }
         }
         edges.deletes = ids.into_values().map(|(anchor, ids)| row(0, 'k', &anchor, [("ids", Cell::List(ids))])).collect();
-        here.sort_by_cached_key(|cells| key_text(&end_key(layout, layout.anchor, cells)));
-        for cells in here {
-            let text = edge_text(layout, &cells);
-            let found = held.get(&text);
+        let mut here: Vec<(&String, Row)> = here_texts.iter().zip(here).collect();
+        here.sort_by_cached_key(|(_, cells)| key_text(&end_key(layout, layout.anchor, cells)));
+        for (text, cells) in here {
+            let found = held.get(text);
             if found.is_some_and(|found| found.version > version) {
                 continue;
             }
@@ -132,34 +149,68 @@ impl Context<'_> {
                 // A relationship that is there already changes its end only by what it gives.
                 if found.is_none() || !layout.end(side).stub.is_empty() {
                     let gift = gift(layout, side, &cells);
-                    touch(labels, layout, side, &cells, |node| node.attach(&stub_text(layout, &text), gift));
+                    let by = stub_text(layout, text);
+                    touch(labels, layout, side, &cells, |node| match found {
+                        Some(_) => node.renew(&by, gift),
+                        None => node.attach(&by, gift),
+                    });
                 }
             }
-            let properties = Cell::Map(edge_properties(layout, &cells, version));
             match found {
                 Some(found) => {
                     let anchor = end_key(layout, layout.anchor, &cells);
+                    let properties = Cell::Map(edge_properties(layout, &cells, version));
                     edges.updates.push(row(0, 'k', &anchor, [("id", Cell::Int(found.id)), ("props", properties)]));
                 }
                 None => {
-                    let (from, to) = (end_key(layout, Side::From, &cells), end_key(layout, Side::To, &cells));
-                    let Cell::Map(mut create) = row(0, 'a', &from, [("props", properties)]) else { continue };
-                    create.extend(to.into_iter().enumerate().map(|(i, cell)| (Arc::from(format!("b{i}")), cell)));
-                    edges.creates.push(Cell::Map(create));
+                    made.push(text.as_str());
+                    let mut create = end_key(layout, Side::From, &cells);
+                    create.extend(end_key(layout, Side::To, &cells));
+                    create.extend(layout.own().map(|index| cells[index].clone()));
+                    create.push(Cell::Int(version));
+                    edges.creates.push(Cell::List(create));
                 }
             }
         }
+        edges.before = self.fresh.change(layout, &made, deleted);
         Ok(edges)
     }
 
-    /// The relationships at the anchors of some rows, by the text of their key.
+    /// Asks which types of a table there are none of yet.
+    fn ask(&mut self, table: &str) -> Result<(), SinkError> {
+        for layout in self.layouts {
+            if let Layout::Relationship(layout) = layout
+                && layout.target.table == table
+                && self.fresh.asks(layout, usize::MAX)
+            {
+                let count = self.engine.count(&layout.count())?;
+                self.fresh.answer(layout, count);
+            }
+        }
+        Ok(())
+    }
+
+    /// Looks whether a type that was taken for this run's own still is.
+    fn see(&mut self, edges: &Edges) -> Result<(), SinkError> {
+        let Some(before) = edges.before.filter(|_| self.engine.is_shared()) else { return Ok(()) };
+        let statement = edges.layout.count();
+        let count = self.engine.count(&statement)?;
+        if count == before {
+            return Ok(());
+        }
+        let message =
+            format!("`{statement}` finds {count} where this run made {before}: others write them too, so they are read again");
+        Err(SinkError::transient(SINK, message))
+    }
+
+    /// The relationships at the anchors of some rows, by the text of their key. Each row comes with its text.
     fn held<'a>(
         &mut self,
         layout: &Relationship,
-        rows: impl Iterator<Item = &'a Vec<Cell>>,
+        rows: impl Iterator<Item = (&'a Row, &'a String)>,
     ) -> Result<HashMap<String, Held>, SinkError> {
         let mut anchors = BTreeMap::new();
-        for cells in rows {
+        for (cells, _) in rows.filter(|(_, text)| self.fresh.may_have(layout, text)) {
             let anchor = end_key(layout, layout.anchor, cells);
             anchors.entry(key_text(&anchor)).or_insert(anchor);
         }
@@ -175,9 +226,9 @@ impl Context<'_> {
         Ok(held)
     }
 
-    /// Fills in what the graph knows of the touched nodes. What becomes of one that is given a record does not depend on it.
+    /// Fills in what the graph knows of the touched nodes, where it matters.
     fn states(&mut self, nodes: &mut Nodes) -> Result<(), SinkError> {
-        let asked = nodes.touched.iter().filter(|(_, node)| !matches!(node.record, Some(RecordChange::Upsert { .. })));
+        let asked = nodes.touched.iter().filter(|(_, node)| node.asks());
         let texts: Vec<String> = asked.map(|(text, _)| text.clone()).collect();
         let questions = texts.iter().enumerate().map(|(i, text)| row(i, 'k', &nodes.touched[text].key, [])).collect();
         for (index, answer) in self.read_all(&nodes.key.read(), questions)? {
@@ -206,10 +257,7 @@ impl Context<'_> {
             left.iter().zip(&lonely).filter(|((_, remake), lonely)| *remake && !**lonely).map(|((node, _), _)| node).collect();
         let gifts = self.gifts(&key, &remade)?;
         let nodes = Nodes::new(key);
-        let stubs = remade.iter().zip(&gifts).map(|(node, gift)| {
-            let properties = nodes.stub(node, gift.as_ref());
-            row(0, 'k', node, [("props", Cell::Map(properties))])
-        });
+        let stubs = remade.iter().zip(&gifts).map(|(node, gift)| surely(node, nodes.stub(node, gift.as_ref())));
         self.write_all(&nodes.key.write(), stubs.collect())
     }
 
@@ -285,6 +333,16 @@ pub(crate) fn row<const N: usize>(index: usize, letter: char, key: &[Cell], more
     entries.extend(key.iter().enumerate().map(|(i, cell)| (Arc::from(format!("{letter}{i}")), cell.clone())));
     entries.extend(more.into_iter().map(|(name, cell)| (Arc::from(name), cell)));
     Cell::Map(entries)
+}
+
+/// A row for [`NodeKey::write`] that makes the node what it says whatever it was.
+fn surely(key: &[Cell], properties: Properties) -> Cell {
+    listed(key, [Cell::Bool(true), Cell::Null, Cell::Map(properties)])
+}
+
+/// A row of `$rows` that is a list: the key, and more.
+fn listed<const N: usize>(key: &[Cell], more: [Cell; N]) -> Cell {
+    Cell::List(key.iter().cloned().chain(more).collect())
 }
 
 fn version(write: &Write) -> Result<i64, SinkError> {
@@ -417,13 +475,11 @@ fn edge_text(layout: &Relationship, cells: &[Cell]) -> String {
 
 /// The text by which relationships of all types compare: key, then type, then labels.
 fn stub_text(layout: &Relationship, text: &str) -> String {
-    let names = [&layout.target.name, &layout.from.label, &layout.to.label].map(|name| Cell::text(name));
-    format!("{text}{}", key_text(&names))
+    format!("{text}{}", layout.suffix)
 }
 
 fn end_key(layout: &Relationship, side: Side, cells: &[Cell]) -> Vec<Cell> {
-    let columns = layout.end(side).columns.iter();
-    columns.map(|name| layout.target.schema.index_of(name).map_or(Cell::Null, |index| cells[index].clone())).collect()
+    layout.ends[side as usize].iter().map(|&index| cells[index].clone()).collect()
 }
 
 /// What a row gives the node at one end.

@@ -61,6 +61,8 @@ enum Transaction {
     Idle(Box<Txn>),
     /// The server works on a change.
     Busy(JoinHandle<(Box<Txn>, String, Result<(), neo4rs::Error>)>),
+    /// The server commits it; the next is begun after that if it is wanted.
+    Committing { commit: JoinHandle<Result<(), neo4rs::Error>>, next: bool },
     /// Something in it failed, and the server has undone it.
     Failed,
 }
@@ -97,7 +99,7 @@ impl Bolt {
         error
     }
 
-    /// Waits for the change that the server works on. The transaction, if one is open.
+    /// Waits for what the server works on. The transaction, if one is open.
     fn settle(&mut self) -> Result<Option<Box<Txn>>, SinkError> {
         match std::mem::replace(&mut self.transaction, Transaction::Failed) {
             Transaction::None => {
@@ -109,6 +111,15 @@ impl Bolt {
                 Ok((transaction, _, Ok(()))) => Ok(Some(transaction)),
                 Ok((_, statement, Err(cause))) => Err(self.fail(&statement, cause)),
                 Err(cause) => Err(SinkError::transient(SINK, "a change was interrupted").because(cause)),
+            },
+            Transaction::Committing { commit, next } => match self.runtime.block_on(commit) {
+                Ok(Ok(())) if next => Ok(Some(Box::new(self.runtime.block_on(begin(&self.graph, &self.place))?))),
+                Ok(Ok(())) => {
+                    self.transaction = Transaction::None;
+                    Ok(None)
+                }
+                Ok(Err(cause)) => Err(self.fail("COMMIT", cause)),
+                Err(cause) => Err(SinkError::transient(SINK, "a commit was interrupted").because(cause)),
             },
             Transaction::Failed => {
                 Err(SinkError::transient(SINK, format!("the transaction with {} is gone; begin it again", self.place)))
@@ -246,6 +257,10 @@ impl Executor for Bolt {
     }
 
     fn begin(&mut self) -> Result<(), SinkError> {
+        if let Transaction::Committing { next, .. } = &mut self.transaction {
+            *next = true;
+            return Ok(());
+        }
         // The pool has one connection: the one before goes back first.
         self.rollback()?;
         let begun = self.runtime.block_on(begin(&self.graph, &self.place))?;
@@ -259,6 +274,26 @@ impl Executor for Bolt {
         let committed = committed.map(drop).map_err(|cause| self.fail("COMMIT", cause));
         self.transaction = Transaction::None;
         committed
+    }
+
+    fn commit_ahead(&mut self) -> Result<bool, SinkError> {
+        let Some(transaction) = self.settle()? else { return Ok(false) };
+        let commit = self.runtime.spawn(async move { transaction.commit().await.map(drop) });
+        self.transaction = Transaction::Committing { commit, next: false };
+        Ok(true)
+    }
+
+    fn landed(&mut self) -> Result<(), SinkError> {
+        if matches!(self.transaction, Transaction::Committing { .. })
+            && let Some(transaction) = self.settle()?
+        {
+            self.transaction = Transaction::Idle(transaction);
+        }
+        Ok(())
+    }
+
+    fn is_shared(&self) -> bool {
+        true
     }
 
     fn rollback(&mut self) -> Result<(), SinkError> {

@@ -15,7 +15,7 @@ use serde_json::{Map, Value as Json};
 use crate::sinks::SinkError;
 
 use super::config::GraphOptions;
-use super::cypher::{NodeKey, SINK};
+use super::cypher::{NodeKey, SEEK, SINK};
 use super::encode::{Cell, json};
 
 /// A row of an answer.
@@ -35,6 +35,26 @@ pub(crate) trait Executor: Send {
     fn begin(&mut self) -> Result<(), SinkError>;
     /// Makes what the transaction did visible and durable.
     fn commit(&mut self) -> Result<(), SinkError>;
+    /// The same, without waiting for it where the engine works apart. Whether it is still under way: what comes of it is told by
+    /// [`Executor::landed`] then, or by the next call that needs the engine.
+    fn commit_ahead(&mut self) -> Result<bool, SinkError> {
+        self.commit().map(|()| false)
+    }
+    /// Waits for the commit that is under way.
+    fn landed(&mut self) -> Result<(), SinkError> {
+        Ok(())
+    }
+    /// Whether others may write to the graph at the same time.
+    fn is_shared(&self) -> bool {
+        false
+    }
+    /// The number that a statement answers.
+    fn count(&mut self, statement: &str) -> Result<i64, SinkError> {
+        let rows = self.read(statement, Vec::new())?;
+        rows.first()
+            .and_then(|row| row.first()?.as_int())
+            .ok_or_else(|| SinkError::permanent(SINK, format!("the engine answered no number: {statement}")))
+    }
     /// Undoes what the transaction did.
     fn rollback(&mut self) -> Result<(), SinkError>;
     /// Answers a question that changes nothing, from what is committed.
@@ -116,7 +136,8 @@ impl Grafeo {
     fn run(&mut self, statement: &str, rows: Vec<Cell>) -> Result<QueryResult, SinkError> {
         let rows = Value::List(rows.into_iter().map(value).collect());
         let parameters = HashMap::from([("rows".to_owned(), rows)]);
-        self.engine()?.session.execute_cypher_with_params(statement, parameters).map_err(|cause| refused(statement, cause))
+        let answer = self.engine()?.session.execute_cypher_with_params(&without_seeks(statement), parameters);
+        answer.map_err(|cause| refused(statement, cause))
     }
 
     fn engine(&mut self) -> Result<&mut Open, SinkError> {
@@ -303,6 +324,13 @@ fn folds(database: &GrafeoDB, log_bytes_max: u64) -> bool {
     let log = database.wal().map_or(0, |log| u64::try_from(log.size_bytes()).unwrap_or(u64::MAX));
     let file = database.file_manager().and_then(|file| file.file_size().ok()).unwrap_or(0);
     log > log_bytes_max.max(file)
+}
+
+/// The statement without the orders of indexes, each of which ends with the bracket of its properties.
+fn without_seeks(statement: &str) -> String {
+    let mut parts = statement.split(SEEK);
+    let first = parts.next().into_iter();
+    first.chain(parts.filter_map(|part| Some(part.split_once(')')?.1))).collect()
 }
 
 /// What an error of the engine asks of the caller.

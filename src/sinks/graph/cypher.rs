@@ -6,7 +6,7 @@ use std::sync::Arc;
 use crate::mapping::target::{End, Shape, Target};
 use crate::sinks::SinkError;
 
-use super::encode::{cast_for, is_key_type};
+use super::encode::{Cell, cast_for, is_key_type, key_text};
 
 /// The sink's name in errors.
 pub(crate) const SINK: &str = "graph";
@@ -20,6 +20,8 @@ pub(crate) const VERSION: &str = "_version";
 pub(crate) const CHECKPOINT: &str = "_DistributaryCheckpoint";
 /// The label of the nodes that hold a server's leases.
 pub(crate) const LEASE: &str = "_DistributaryLease";
+/// Before the index by which a node is to be found. The embedded engine knows no such order, and needs none.
+pub(crate) const SEEK: &str = " USING INDEX SEEK ";
 /// The property that identifies a checkpoint.
 pub(crate) const LANE: &str = "_lane";
 
@@ -61,6 +63,10 @@ pub(crate) struct Relationship {
     pub(crate) to: End,
     /// Where each column of the schema is kept.
     pub(crate) places: Vec<Place>,
+    /// The columns that find the nodes at both ends: their indexes in the schema.
+    pub(crate) ends: [Vec<usize>; 2],
+    /// What follows the text of a key where relationships of all types compare: type, then labels.
+    pub(crate) suffix: String,
     /// Indexes of the key columns, those of the Silver key first: the order in which relationships compare.
     pub(crate) order: Vec<usize>,
     /// The end whose node is found first, because it has the fewest relationships: the record's.
@@ -92,8 +98,11 @@ impl Layout {
                 let rest = target.key.iter().filter(|name| !target.record_key.contains(name));
                 let order = target.record_key.iter().chain(rest).filter_map(|name| target.schema.index_of(name).ok()).collect();
                 let records = |end: &End| end.columns.iter().all(|column| target.record_key.contains(column));
+                let ends =
+                    [&from, &to].map(|end| end.columns.iter().filter_map(|name| target.schema.index_of(name).ok()).collect());
+                let suffix = key_text(&[&target.name, &from.label, &to.label].map(|name| Cell::text(name)));
                 let anchor = if records(&from) || !records(&to) { Side::From } else { Side::To };
-                Ok(Self::Relationship(Arc::new(Relationship { target, from, to, places, order, anchor })))
+                Ok(Self::Relationship(Arc::new(Relationship { target, from, to, places, ends, suffix, order, anchor })))
             }
             Shape::Table | Shape::Points { .. } => {
                 Err(SinkError::permanent(SINK, format!("target `{}` is no node label and no relationship type", target.name)))
@@ -223,35 +232,63 @@ impl NodeKey {
         format!("({variable}:`{}` {{{}}})", self.label, pairs.join(", "))
     }
 
+    /// The same, for rows that are lists and begin with the key.
+    fn listed(&self, variable: char, first: usize) -> String {
+        let pairs = self.properties.iter().enumerate().map(|(i, property)| format!("`{property}`: row[{}]", first + i));
+        format!("({variable}:`{}` {{{}}})", self.label, pairs.collect::<Vec<_>>().join(", "))
+    }
+
+    /// The pattern, and the order to find the node by its constraint's index.
+    fn found(&self, variable: char, letter: char) -> String {
+        format!("{}{}", self.pattern(variable, letter), self.seek(variable))
+    }
+
+    /// The order to find a node by the index of its constraint. Where the server's statistics lag behind a graph that has just been
+    /// filled, it takes an index for empty, and reads it from end to end for each row.
+    fn seek(&self, variable: char) -> String {
+        format!("{SEEK}{variable}:`{}`(`{}`)", self.label, self.properties.join("`, `"))
+    }
+
     /// What is known of some nodes.
     pub(crate) fn read(&self) -> String {
-        let node = self.pattern('n', 'k');
+        let node = self.found('n', 'k');
         format!(
             "UNWIND $rows AS row MATCH {node} RETURN row.i AS i, n.`{STUB}` AS stub, n.`{STUB_BY}` AS by, n.`{VERSION}` AS version"
         )
     }
 
-    /// Makes nodes what `row.props` says, and makes those that are missing.
+    /// Gives nodes the properties of their rows: those that are missing, stubs that were made from a later relationship than the row names
+    /// or from none, and all for which the row is sure. One that was just made has neither mark yet. A row is a list: the key, whether it
+    /// is sure, the relationship, the properties.
     pub(crate) fn write(&self) -> String {
-        format!("UNWIND $rows AS row MERGE {} SET n = row.props", self.pattern('n', 'k'))
+        let (node, key) = (self.listed('n', 0), self.properties.len());
+        let (sure, by, properties) = (key, key + 1, key + 2);
+        format!(
+            "UNWIND $rows AS row MERGE {node} SET n = CASE WHEN row[{sure}] OR (n.`{VERSION}` IS NULL AND (n.`{STUB}` IS NULL \
+             OR row[{by}] < n.`{STUB_BY}` OR (n.`{STUB_BY}` IS NULL AND row[{by}] IS NOT NULL))) \
+             THEN row[{properties}] ELSE properties(n) END"
+        )
     }
 
-    /// Makes nodes what `row.props` says unless a newer write made them, and makes those that are missing.
+    /// Gives nodes the properties of their rows unless a newer write made them, and makes those that are missing. A row is a list: the
+    /// key, the version, the properties.
     pub(crate) fn record(&self) -> String {
+        let (node, key) = (self.listed('n', 0), self.properties.len());
+        let (version, properties) = (key, key + 1);
         format!(
-            "UNWIND $rows AS row MERGE {} SET n = CASE WHEN n.`{VERSION}` > row.version THEN properties(n) ELSE row.props END",
-            self.pattern('n', 'k')
+            "UNWIND $rows AS row MERGE {node} SET n = CASE WHEN n.`{VERSION}` > row[{version}] THEN properties(n) \
+             ELSE row[{properties}] END"
         )
     }
 
     /// Which of some nodes have no relationship.
     pub(crate) fn lonely(&self) -> String {
-        format!("UNWIND $rows AS row MATCH {} WHERE NOT (n)--() RETURN row.i AS i", self.pattern('n', 'k'))
+        format!("UNWIND $rows AS row MATCH {} WHERE NOT (n)--() RETURN row.i AS i", self.found('n', 'k'))
     }
 
     /// Deletes nodes, which must have no relationship.
     pub(crate) fn delete(&self) -> String {
-        format!("UNWIND $rows AS row MATCH {} DELETE n", self.pattern('n', 'k'))
+        format!("UNWIND $rows AS row MATCH {} DELETE n", self.found('n', 'k'))
     }
 
     /// The statement that makes the label's key unique.
@@ -277,7 +314,8 @@ impl Node {
             return format!("MATCH (n:`{}`) RETURN {columns}, n.`{STUB}` AS stub", self.key.label);
         }
         let key = NodeKey { label: self.key.label.clone(), properties: by.to_vec() };
-        format!("UNWIND $rows AS row MATCH {} RETURN {columns}, n.`{STUB}` AS stub", key.pattern('n', 'k'))
+        let node = if key == self.key { key.found('n', 'k') } else { key.pattern('n', 'k') };
+        format!("UNWIND $rows AS row MATCH {node} RETURN {columns}, n.`{STUB}` AS stub")
     }
 
     fn columns(&self) -> String {
@@ -316,9 +354,13 @@ impl Relationship {
         let kind = &self.target.name;
         match side {
             Side::From => {
-                format!("{}-[r:`{kind}`]->(b:`{}`)", NodeKey::of(&self.from).pattern('a', 'k'), self.to.label)
+                let from = NodeKey::of(&self.from);
+                format!("{}-[r:`{kind}`]->(b:`{}`){}", from.pattern('a', 'k'), self.to.label, from.seek('a'))
             }
-            Side::To => format!("{}<-[r:`{kind}`]-(a:`{}`)", NodeKey::of(&self.to).pattern('b', 'k'), self.from.label),
+            Side::To => {
+                let to = NodeKey::of(&self.to);
+                format!("{}<-[r:`{kind}`]-(a:`{}`){}", to.pattern('b', 'k'), self.from.label, to.seek('b'))
+            }
         }
     }
 
@@ -349,10 +391,22 @@ impl Relationship {
         format!("UNWIND $rows AS row MATCH {} WHERE id(r) IN row.ids DELETE r", self.pattern(self.anchor))
     }
 
-    /// Makes relationships between nodes that are there.
+    /// Makes relationships between nodes that are there. A row is a list: the key of the start, that of the end, the columns that the
+    /// relationship keeps, and the version. With its properties named a server makes it in one step, and many names need not be sent.
     pub(crate) fn create(&self) -> String {
-        let (from, to) = (NodeKey::of(&self.from).pattern('a', 'a'), NodeKey::of(&self.to).pattern('b', 'b'));
-        format!("UNWIND $rows AS row MATCH {from} MATCH {to} CREATE (a)-[r:`{}`]->(b) SET r = row.props", self.target.name)
+        let (from, to) = (NodeKey::of(&self.from), NodeKey::of(&self.to));
+        let (second, third) = (from.properties.len(), from.properties.len() + to.properties.len());
+        let own = self.own().map(|index| self.target.schema.field(index).name().as_str()).chain([VERSION]);
+        let own = own.enumerate().map(|(i, name)| format!("`{name}`: row[{}]", third + i));
+        format!(
+            "UNWIND $rows AS row MATCH {}{} MATCH {}{} CREATE (a)-[r:`{}` {{{}}}]->(b)",
+            from.listed('a', 0),
+            from.seek('a'),
+            to.listed('b', second),
+            to.seek('b'),
+            self.target.name,
+            own.collect::<Vec<_>>().join(", ")
+        )
     }
 
     /// Makes the relationship `row.id` of a node of the anchor's side what `row.props` says.
@@ -367,6 +421,16 @@ impl Relationship {
             Some(side) => format!("UNWIND $rows AS row MATCH {} RETURN {columns}", self.pattern(side)),
             None => format!("MATCH {} RETURN {columns}", self.unbound()),
         }
+    }
+
+    /// How many relationships of the type the nodes of the anchor's side have. A server keeps this count.
+    pub(crate) fn count(&self) -> String {
+        let kind = &self.target.name;
+        let pattern = match self.anchor {
+            Side::From => format!("(a:`{}`)-[r:`{kind}`]->()", self.from.label),
+            Side::To => format!("()-[r:`{kind}`]->(b:`{}`)", self.to.label),
+        };
+        format!("MATCH {pattern} RETURN count(r) AS count")
     }
 
     /// The highest version of any relationship.
@@ -417,7 +481,8 @@ mod tests {
     fn statements_find_nodes_by_key_and_begin_at_the_record() {
         let layout = acted_in();
         assert_eq!((layout.anchor, layout.order.as_slice()), (Side::To, [2, 0, 1].as_slice()));
-        let from_movie = "UNWIND $rows AS row MATCH (b:`Movie` {`movie_id`: row.k0})<-[r:`ACTED_IN`]-(a:`Person`)";
+        let from_movie = "UNWIND $rows AS row MATCH (b:`Movie` {`movie_id`: row.k0})<-[r:`ACTED_IN`]-(a:`Person`) \
+                          USING INDEX SEEK b:`Movie`(`movie_id`)";
         assert_eq!(
             layout.read(Side::To, &layout.order),
             format!(
@@ -429,11 +494,22 @@ mod tests {
         assert_eq!(layout.update(), format!("{from_movie} WHERE id(r) = row.id SET r = row.props"));
         assert_eq!(
             layout.create(),
-            "UNWIND $rows AS row MATCH (a:`Person` {`person_id`: row.a0}) MATCH (b:`Movie` {`movie_id`: row.b0}) \
-             CREATE (a)-[r:`ACTED_IN`]->(b) SET r = row.props"
+            "UNWIND $rows AS row MATCH (a:`Person` {`person_id`: row[0]}) USING INDEX SEEK a:`Person`(`person_id`) \
+             MATCH (b:`Movie` {`movie_id`: row[1]}) USING INDEX SEEK b:`Movie`(`movie_id`) \
+             CREATE (a)-[r:`ACTED_IN` {`credit_id`: row[2], `order`: row[3], `_version`: row[4]}]->(b)"
         );
         let key = NodeKey { label: "Season".to_owned(), properties: vec!["number".to_owned(), "series".to_owned()] };
-        assert_eq!(key.write(), "UNWIND $rows AS row MERGE (n:`Season` {`number`: row.k0, `series`: row.k1}) SET n = row.props");
+        assert_eq!(
+            key.write(),
+            "UNWIND $rows AS row MERGE (n:`Season` {`number`: row[0], `series`: row[1]}) SET n = CASE WHEN row[2] OR \
+             (n.`_version` IS NULL AND (n.`_stub` IS NULL OR row[3] < n.`_stub_by` OR (n.`_stub_by` IS NULL AND row[3] IS NOT \
+             NULL))) THEN row[4] ELSE properties(n) END"
+        );
+        assert_eq!(
+            key.delete(),
+            "UNWIND $rows AS row MATCH (n:`Season` {`number`: row.k0, `series`: row.k1}) \
+             USING INDEX SEEK n:`Season`(`number`, `series`) DELETE n"
+        );
         assert_eq!(
             key.constraint(),
             "CREATE CONSTRAINT `distributary_6Season_6number_6series` IF NOT EXISTS FOR (n:`Season`) \

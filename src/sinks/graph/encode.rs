@@ -226,8 +226,8 @@ fn hex(bytes: &[u8]) -> String {
     bytes.iter().flat_map(|byte| [byte >> 4, byte & 15]).map(|digit| char::from(DIGITS[usize::from(digit)])).collect()
 }
 
-/// A text for some key values that compares, byte by byte, as the values do: integers by size, texts by their bytes, and value by
-/// value. No two different keys have one text.
+/// A text for some key values that compares as the values do, byte by byte here and in the units of UTF-16 that servers compare:
+/// integers by size, texts by their characters, and value by value. No two different keys have one text.
 pub(crate) fn key_text<'a>(values: impl IntoIterator<Item = &'a Cell>) -> String {
     let mut text = String::new();
     for value in values {
@@ -242,7 +242,21 @@ pub(crate) fn key_text<'a>(values: impl IntoIterator<Item = &'a Cell>) -> String
         }
         text.push_str("\0\0");
     }
-    text
+    if text.chars().any(|one| one >= LAST) { text.chars().flat_map(below).collect() } else { text }
+}
+
+/// The last character of one unit of UTF-16. The characters of two units come after it, and their units before.
+const LAST: char = '\u{ffff}';
+
+/// A character as characters of one unit each, which compare as the character does.
+fn below(one: char) -> impl Iterator<Item = char> {
+    let place = u32::from(one);
+    let units = match place.checked_sub(0x1_0000) {
+        Some(place) => [Some(LAST), char::from_u32(0x400 + (place >> 10)), char::from_u32(place & 0x3ff)],
+        None if one == LAST => [Some(LAST), Some('\0'), None],
+        None => [Some(one), None, None],
+    };
+    units.into_iter().flatten()
 }
 
 /// Appends an integer so that texts compare as integers do: moved to begin at 0, in 20 digits.
@@ -261,8 +275,8 @@ mod tests {
     proptest! {
         #[test]
         fn texts_of_keys_compare_as_the_keys_do(
-            one in (any::<i64>(), "[\0\u{1}a😀]{0,3}", any::<i32>(), "[\0\u{1}ab]{0,3}"),
-            other in (any::<i64>(), "[\0\u{1}a😀]{0,3}", any::<i32>(), "[\0\u{1}ab]{0,3}"),
+            one in (any::<i64>(), "[\0\u{1}a\u{ff5e}\u{fffe}\u{ffff}\u{10000}😀\u{10ffff}]{0,3}", any::<i32>(), "[\0\u{1}ab]{0,3}"),
+            other in (any::<i64>(), "[\0\u{1}a\u{ff5e}\u{fffe}\u{ffff}\u{10000}😀\u{10ffff}]{0,3}", any::<i32>(), "[\0\u{1}ab]{0,3}"),
             same in any::<bool>(),
         ) {
             let other = if same { (one.0, other.1, other.2, other.3) } else { other };
@@ -270,6 +284,7 @@ mod tests {
                 key_text(&[Cell::Int(key.0), Cell::text(&key.1), Cell::Date(key.2), Cell::text(&key.3)])
             };
             prop_assert_eq!(text(&one).cmp(&text(&other)), one.cmp(&other));
+            prop_assert_eq!(text(&one).encode_utf16().cmp(text(&other).encode_utf16()), one.cmp(&other));
         }
     }
 

@@ -9,6 +9,7 @@
 //! - `encode`, `decode`, `calendar`: Arrow values as properties, and back; pure.
 //! - `cypher`: targets as labels and types, and the statements; pure.
 //! - `labels`: what all targets together need; pure.
+//! - `fresh`: which types were empty, so that nothing of them need be read; pure.
 //! - `stubs`: who owns a node; pure.
 //! - `apply`: a batch, from rows to statements.
 //! - `pace`: how much goes into one statement and one transaction; pure.
@@ -28,6 +29,7 @@ mod config;
 mod cypher;
 mod decode;
 mod encode;
+mod fresh;
 mod labels;
 mod pace;
 mod rest;

@@ -22,7 +22,7 @@ const NOTES_FILE: &str = "checkpoints.json";
 pub(super) enum State {
     Resting(Box<Resting>),
     Awake {
-        graph: Graph,
+        graph: Box<Graph>,
         /// The directory of an embedded engine that keeps one.
         path: Option<PathBuf>,
     },
@@ -104,7 +104,7 @@ impl State {
 
 fn start(directory: Option<Directory>, options: GraphOptions) -> Result<State, SinkError> {
     let engine = Grafeo::start(directory, &options)?;
-    Ok(State::Awake { graph: Graph::new(Box::new(engine), options.batch_rows), path: options.path })
+    Ok(State::Awake { graph: Box::new(Graph::new(Box::new(engine), options.batch_rows)), path: options.path })
 }
 
 /// Checkpoints from the texts that are stored, by lane.

@@ -46,7 +46,7 @@ pub async fn open(options: GraphOptions) -> Result<GraphSink, SinkError> {
 pub async fn open_server(options: ServerOptions) -> Result<GraphSink, SinkError> {
     let server = Bolt::connect(&options).await?;
     let leases = Some(server.leases());
-    let state = State::Awake { graph: Graph::new(Box::new(server), options.batch_rows), path: None };
+    let state = State::Awake { graph: Box::new(Graph::new(Box::new(server), options.batch_rows)), path: None };
     Ok(GraphSink { state: Arc::new(Mutex::new(state)), noted: Mutex::default(), waiting: Mutex::default(), leases })
 }
 
@@ -210,7 +210,7 @@ impl Sink for GraphSink {
         match query {
             Query::Text(text) => {
                 let text = text.clone();
-                self.with(move |graph| graph.engine.ask(&text)).await
+                self.with(move |graph| graph.land().and_then(|()| graph.engine.ask(&text))).await
             }
             Query::Nearest { .. } => Err(SinkError::permanent(SINK, "a graph has no vectors; ask in Cypher")),
         }

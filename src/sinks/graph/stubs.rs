@@ -46,6 +46,8 @@ pub(crate) struct Touched {
     pub(crate) record: Option<RecordChange>,
     /// Whether a relationship of the batch stays at it.
     pub(crate) attached: bool,
+    /// Whether one of those was there before.
+    pub(crate) renewed: bool,
     /// Whether a relationship of the batch leaves it.
     pub(crate) detached: bool,
     /// The least gift of the batch.
@@ -63,6 +65,9 @@ pub(crate) enum Step {
     Record(i64, Properties),
     /// Give it exactly these properties, and make it if it is missing.
     Write(Properties),
+    /// Make it with these properties if it is missing; a stub that was made from a later relationship than `by`, or from none, is given
+    /// them too.
+    Offer { by: Option<String>, properties: Properties },
     /// Delete it if no relationship is left.
     Prune,
     /// Delete it if no relationship is left, else make it a stub from those that are.
@@ -111,6 +116,10 @@ impl Nodes {
             (Some(RecordChange::Delete { version }), State::Record { version: held }) if held <= version => {
                 return Step::Remake;
             }
+            (None, _) if !node.asks() => {
+                let by = node.gift.as_ref().map(|gift| gift.by.clone());
+                return Step::Offer { by, properties: self.stub(&node.key, node.gift.as_ref()) };
+            }
             (_, State::Record { .. }) => return Step::Keep,
             (_, State::Absent | State::Stub { .. }) => {}
         }
@@ -131,14 +140,31 @@ impl Nodes {
 }
 
 impl Touched {
-    /// A relationship of the batch stays at the node, and gives it something or nothing.
+    /// Whether what becomes of the node depends on what the graph holds of it. Where relationships only come, the engine decides as it
+    /// writes.
+    pub(crate) fn asks(&self) -> bool {
+        match self.record {
+            Some(RecordChange::Upsert { .. }) => false,
+            Some(RecordChange::Delete { .. }) => true,
+            None => self.detached || self.renewed,
+        }
+    }
+
+    /// A relationship comes to the node, and gives it something or nothing.
     pub(crate) fn attach(&mut self, by: &str, properties: Properties) {
         self.attached = true;
-        if properties.is_empty() {
-            self.withdrawn.push(by.to_owned());
-        } else if self.gift.as_ref().is_none_or(|gift| by < gift.by.as_str()) {
+        if !properties.is_empty() && self.gift.as_ref().is_none_or(|gift| by < gift.by.as_str()) {
             self.gift = Some(Gift { by: by.to_owned(), properties });
         }
+    }
+
+    /// A relationship that was at the node before stays, and gives it something or nothing (any more).
+    pub(crate) fn renew(&mut self, by: &str, properties: Properties) {
+        self.renewed = true;
+        if properties.is_empty() {
+            self.withdrawn.push(by.to_owned());
+        }
+        self.attach(by, properties);
     }
 
     /// A relationship of the batch leaves the node.

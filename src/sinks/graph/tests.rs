@@ -233,6 +233,7 @@ on_every_engine!(
     every_type_of_key_finds_its_row,
     a_label_of_two_keys_is_one_node_for_each_pair,
     a_large_transaction_is_committed_in_parts,
+    a_type_that_was_empty_is_a_function_of_its_rows_too,
 );
 
 async fn memory(engine: Engine, catalogue: &Catalogue) -> Opened {
@@ -459,6 +460,42 @@ async fn a_large_transaction_is_committed_in_parts(engine: Engine) {
     assert_eq!(once.len(), 200 + 40 + 7);
     write(&sink, &again).await;
     assert_eq!(contents(&sink).await, once);
+}
+
+/// Credits of as many films and of a hundred people.
+fn credits(numbers: std::ops::Range<i64>, name: &str) -> Vec<Vec<Json>> {
+    numbers.map(|i| vec![json!(i), json!(i % 100), json!(format!("c{i}")), json!(name), json!(i)]).collect()
+}
+
+async fn a_type_that_was_empty_is_a_function_of_its_rows_too(engine: Engine) {
+    let c = Catalogue::new();
+    let gone: Vec<Vec<Json>> = credits(0..300, "").iter().map(|row| row[..3].to_vec()).collect();
+    let people: Vec<Vec<Json>> = (0..50).map(|i| vec![json!(i), json!("somebody"), json!(null)]).collect();
+    // Large ones, of which types that were empty are not read, and the same rows in small ones, which always are.
+    let first = [change(&c.acted, 1, &credits(0..1_500, "one"), &[])];
+    let second = [change(&c.acted, 2, &credits(1_000..2_600, "two"), &gone), change(&c.person, 2, &people, &[])];
+    let expected = {
+        let sink = Engine::Embedded.open_with(100).await;
+        sink.prepare(&c.all(), &[]).await.unwrap();
+        for rows in credits(0..1_500, "one").chunks(500) {
+            write(&sink, &[change(&c.acted, 1, rows, &[])]).await;
+        }
+        write(&sink, &[change(&c.acted, 2, &[], &gone), change(&c.person, 2, &people, &[])]).await;
+        for rows in credits(1_000..2_600, "two").chunks(500) {
+            write(&sink, &[change(&c.acted, 2, rows, &[])]).await;
+        }
+        contents(&sink).await
+    };
+    assert_eq!(expected.len(), 2_300 + 2_300 + 100);
+    let sink = engine.open_with(100).await;
+    sink.prepare(&c.all(), &[]).await.unwrap();
+    write(&sink, &first).await;
+    // Part by part, as after a lost answer.
+    write(&sink, &first).await;
+    write(&sink, &second).await;
+    assert_eq!(contents(&sink).await, expected);
+    write(&sink, &second).await;
+    assert_eq!(contents(&sink).await, expected);
 }
 
 async fn rows_are_found_by_any_columns_and_listed_in_order(engine: Engine) {
@@ -817,8 +854,10 @@ async fn a_label_of_two_keys_is_one_node_for_each_pair(engine: Engine) {
     assert_eq!(contents(&sink).await.len(), 6);
 }
 
-/// An engine that takes no more than so many rows in a statement, and counts the constraints that it is told.
+/// An engine that takes no more than so many rows in a statement, and counts the constraints that it is told and the nodes whose
+/// relationships it is asked for.
 struct Tight {
+    asked: Arc<AtomicUsize>,
     engine: Grafeo,
     rows_max: usize,
     short: bool,
@@ -828,6 +867,7 @@ struct Tight {
 
 impl Executor for Tight {
     fn read(&mut self, statement: &str, rows: Vec<Cell>) -> Result<Vec<Vec<Cell>>, SinkError> {
+        self.asked.fetch_add(if statement.contains("id(r)") { rows.len() } else { 0 }, Ordering::Relaxed);
         self.engine.read(statement, rows)
     }
 
@@ -885,7 +925,8 @@ fn a_constraint_that_is_there_is_not_made_again() {
     let open = || {
         let engine = Grafeo::start(Some(Directory::take(directory.path()).unwrap()), &GraphOptions::at(directory.path()));
         let (engine, refused) = (engine.unwrap(), Arc::default());
-        Graph::new(Box::new(Tight { engine, rows_max: 100, short: false, refused, constraints: constraints.clone() }), 100)
+        let (constraints, asked) = (constraints.clone(), Arc::default());
+        Graph::new(Box::new(Tight { engine, rows_max: 100, short: false, refused, constraints, asked }), 100)
     };
     let mut graph = open();
     graph.prepare(layouts(std::slice::from_ref(&c.movie))).unwrap();
@@ -904,7 +945,8 @@ fn a_constraint_that_is_there_is_not_made_again() {
 fn an_engine_that_lacks_memory_is_given_less_until_it_takes_it() {
     let (c, refused) = (Catalogue::new(), Arc::new(AtomicUsize::new(0)));
     let engine = Grafeo::start(None, &GraphOptions::in_memory()).unwrap();
-    let tight = Tight { engine, rows_max: 70, short: false, refused: refused.clone(), constraints: Arc::default() };
+    let (constraints, asked) = (Arc::default(), Arc::default());
+    let tight = Tight { engine, rows_max: 70, short: false, refused: refused.clone(), constraints, asked };
     let mut graph = Graph::new(Box::new(tight), 1_000);
     graph.prepare(layouts(&c.all())).unwrap();
     let films =
@@ -921,4 +963,32 @@ fn an_engine_that_lacks_memory_is_given_less_until_it_takes_it() {
     assert_eq!((attempts, refused.load(Ordering::Relaxed)), (4, 4));
     let answer = graph.engine.ask("MATCH (m:Movie) RETURN count(m) AS n").unwrap();
     assert_eq!(answer[0]["n"], json!(1_000));
+}
+
+#[test]
+fn relationships_of_a_type_that_was_empty_are_not_read() {
+    let (c, asked) = (Catalogue::new(), Arc::new(AtomicUsize::new(0)));
+    let engine = Grafeo::start(None, &GraphOptions::in_memory()).unwrap();
+    let (refused, constraints) = (Arc::default(), Arc::default());
+    let tight = Tight { engine, rows_max: 250, short: false, refused, constraints, asked: asked.clone() };
+    let mut graph = Graph::new(Box::new(tight), 250);
+    graph.prepare(layouts(&c.all())).unwrap();
+    let mut write = |numbers, name| {
+        graph.write(&[change(&c.acted, 1, &credits(numbers, name), &[])]).unwrap();
+        graph.flush(&[]).unwrap();
+        asked.swap(0, Ordering::Relaxed)
+    };
+    assert_eq!(write(0..1_500, "one"), 0);
+    assert_eq!(write(1_000..3_000, "one"), 500, "those that were made");
+    assert_eq!(write(3_000..3_001, "one"), 0);
+    // What could have been undone is read from then on.
+    assert!(graph.write(&[change(&c.acted, 1 << 63, &credits(0..1, "one"), &[])]).is_err());
+    graph.write(&[change(&c.acted, 1, &credits(3_001..5_000, "one"), &[])]).unwrap();
+    assert_eq!(asked.load(Ordering::Relaxed), 1_999);
+    // Where there is one there may be others.
+    let mut graph = Graph::new(graph.engine, 250);
+    graph.prepare(layouts(&c.all())).unwrap();
+    asked.store(0, Ordering::Relaxed);
+    graph.write(&[change(&c.acted, 1, &credits(5_000..6_500, "one"), &[])]).unwrap();
+    assert_eq!(asked.load(Ordering::Relaxed), 1_500);
 }

@@ -13,6 +13,7 @@ use super::apply::{Context, row};
 use super::client::Executor;
 use super::cypher::{CHECKPOINT, LANE, Layout, NodeKey, SINK};
 use super::encode::Cell;
+use super::fresh::Fresh;
 use super::labels::{label_keys, with_layouts};
 use super::pace::{Pace, parts, rows};
 use super::sink::Listing;
@@ -33,8 +34,11 @@ pub(super) struct Graph {
     open: bool,
     /// Rows in the open transaction.
     rows: usize,
+    /// How many of the accepted calls are in a COMMIT that is under way.
+    flying: Option<usize>,
     /// Whether a COMMIT was sent that nobody answered.
     unsure: bool,
+    fresh: Fresh,
     /// The rest of each listing that was begun, by target.
     pub(super) listings: HashMap<String, Listing>,
 }
@@ -49,14 +53,16 @@ impl Graph {
             accepted: Vec::new(),
             open: false,
             rows: 0,
+            flying: None,
             unsure: false,
+            fresh: Fresh::default(),
             listings: HashMap::new(),
         }
     }
 
     pub(super) fn prepare(&mut self, layouts: Vec<Layout>) -> Result<(), SinkError> {
         // No server takes a constraint and rows in one transaction.
-        self.flush(&[])?;
+        self.rest()?;
         let all = with_layouts(&self.layouts, layouts);
         let checkpoints = NodeKey { label: CHECKPOINT.to_owned(), properties: vec![LANE.to_owned()] };
         self.make_unique(label_keys(&all)?.into_iter().chain([checkpoints]))?;
@@ -88,7 +94,7 @@ impl Graph {
 
     /// Ends the engine; answers the checkpoints that it held.
     pub(super) fn close(&mut self) -> Result<BTreeMap<String, String>, SinkError> {
-        self.flush(&[])?;
+        self.rest()?;
         let stored = self.stored()?;
         self.engine.close()?;
         Ok(stored)
@@ -96,7 +102,7 @@ impl Graph {
 
     /// Ends the use of a server, whose checkpoints nobody notes.
     pub(super) fn leave(&mut self) -> Result<(), SinkError> {
-        self.flush(&[])?;
+        self.rest()?;
         self.engine.close()
     }
 
@@ -122,6 +128,7 @@ impl Graph {
         }
         self.resume()?;
         let mut refused = self.deliver(&given).inspect_err(|_| self.undo())?;
+        self.land()?;
         for row in &mut refused {
             row.write = places[row.write];
         }
@@ -130,7 +137,7 @@ impl Graph {
         self.unsure = false;
         let bytes = self.accepted.iter().flatten().map(|write| write.upserts.get_array_memory_size()).sum::<usize>();
         if (self.rows >= self.pace.transaction_rows() || bytes > ACCEPTED_BYTES_MAX)
-            && let Err(error) = self.commit()
+            && let Err(error) = self.commit_ahead()
         {
             // The rows are accepted, and the next call begins with writing them again.
             tracing::warn!(%error, "a large transaction was not committed before its checkpoints");
@@ -145,6 +152,9 @@ impl Graph {
         }
         self.engine.begin()?;
         (self.open, self.rows) = (true, 0);
+        if self.flying.is_some() {
+            return Ok(());
+        }
         let accepted = std::mem::take(&mut self.accepted);
         let done = accepted.iter().try_for_each(|writes| self.deliver(writes).map(drop));
         self.accepted = accepted;
@@ -157,14 +167,15 @@ impl Graph {
         for part in parts(writes, self.pace.transaction_rows()) {
             let count = rows(&part.writes);
             if self.rows > 0 && self.rows + count > self.pace.transaction_rows() {
-                self.commit()?;
+                self.commit_ahead()?;
                 self.engine.begin()?;
                 self.open = true;
             }
             let work = part.writes.iter().map(|write| Ok((Layout::of(&write.target)?, write)));
             let work = work.collect::<Result<Vec<_>, SinkError>>()?;
             let (key_bytes_max, batch_rows) = (self.engine.key_bytes_max(), self.pace.batch_rows());
-            let mut context = Context { engine: self.engine.as_mut(), layouts: &self.layouts, batch_rows, key_bytes_max };
+            let (engine, layouts, fresh) = (self.engine.as_mut(), &self.layouts, &mut self.fresh);
+            let mut context = Context { engine, layouts, fresh, batch_rows, key_bytes_max };
             for row in context.apply(&work)? {
                 let (write, place) = part.place(row.write, row.row);
                 refused.push(Refused { write, row: place, message: row.message });
@@ -176,6 +187,7 @@ impl Graph {
 
     /// Reads, what was accepted included.
     pub(super) fn reading<T>(&mut self, read: impl FnOnce(&mut Self) -> Result<T, SinkError>) -> Result<T, SinkError> {
+        self.land()?;
         if !self.accepted.is_empty() {
             self.resume()?;
         }
@@ -184,7 +196,8 @@ impl Graph {
 
     /// Ends a transaction in which something failed. What was accepted is kept.
     fn undo(&mut self) {
-        self.open = false;
+        (self.open, self.flying) = (false, None);
+        self.fresh.forget();
         if let Err(error) = self.engine.rollback() {
             tracing::warn!(%error, "a transaction was not undone in order");
         }
@@ -193,22 +206,62 @@ impl Graph {
         }
     }
 
+    /// Waits for the COMMIT that is under way. When it fails, what was in it is written again.
+    pub(super) fn land(&mut self) -> Result<(), SinkError> {
+        let Some(calls) = self.flying else { return Ok(()) };
+        self.engine.landed().inspect_err(|_| self.undo())?;
+        self.durable(calls);
+        Ok(())
+    }
+
+    /// Commits while the next rows are got ready. Nothing counts on it before it has landed.
+    fn commit_ahead(&mut self) -> Result<(), SinkError> {
+        self.land()?;
+        (self.open, self.rows) = (false, 0);
+        self.fresh.end();
+        let calls = self.accepted.len();
+        if self.engine.commit_ahead().inspect_err(|_| self.undo())? {
+            self.flying = Some(calls);
+        } else {
+            self.durable(calls);
+        }
+        Ok(())
+    }
+
+    /// So many of the accepted calls are durable.
+    fn durable(&mut self, calls: usize) {
+        self.flying = None;
+        // They are elsewhere while they are written again.
+        self.accepted.drain(..calls.min(self.accepted.len()));
+        self.pace.grow();
+    }
+
     fn commit(&mut self) -> Result<(), SinkError> {
         // The engine ends the transaction, whether it commits or not.
+        self.fresh.end();
         (self.open, self.rows) = (false, 0);
         self.unsure = true;
         self.engine.commit().inspect_err(|_| self.undo())?;
         self.unsure = false;
-        self.accepted.clear();
-        self.pace.grow();
+        self.durable(self.accepted.len());
         Ok(())
     }
 
+    /// Makes all that was accepted durable.
+    fn rest(&mut self) -> Result<(), SinkError> {
+        self.flush(&[])?;
+        self.land()
+    }
+
     pub(super) fn flush(&mut self, checkpoints: &[Checkpoint]) -> Result<(), SinkError> {
-        if !self.open && self.accepted.is_empty() && checkpoints.is_empty() {
-            return Ok(());
+        if checkpoints.is_empty() {
+            if !self.open && (self.accepted.is_empty() || self.flying.is_some()) {
+                return Ok(());
+            }
+            self.resume()?;
+            return self.commit_ahead();
         }
-        if self.unsure && !self.open && !checkpoints.is_empty() && self.are_stored(checkpoints)? {
+        if self.unsure && !self.open && self.are_stored(checkpoints)? {
             // Only the answer was lost.
             (self.unsure, self.accepted) = (false, Vec::new());
             return Ok(());

@@ -239,11 +239,17 @@ async fn a_commit_whose_answer_is_lost_is_found_done_or_done_again() {
     }
     // Without a checkpoint that would tell, the rows are written again, which changes nothing.
     sink.write(&[put(&c.movie, json!([9, "nine"]))]).await.unwrap();
-    proxy.cut_next(Cut::CommitAfterItIsDone);
-    assert_eq!(sink.flush(&[]).await.unwrap_err().class, Class::Transient);
-    let once = contents(&turn).await;
-    sink.flush(&[]).await.unwrap();
-    assert_eq!(contents(&turn).await, once);
+    // What comes of such a commit is told by the next call.
+    for (id, cut, films) in [(9, Cut::CommitAfterItIsDone, 3), (10, Cut::CommitBeforeItArrives, 3)] {
+        sink.write(&[put(&c.movie, json!([id, "film"]))]).await.unwrap();
+        proxy.cut_next(cut);
+        sink.flush(&[]).await.unwrap();
+        assert_eq!(sink.newest(&c.movie).await.unwrap_err().class, Class::Transient);
+        assert_eq!(ask(&turn, "MATCH (m:Movie) RETURN count(m) AS n").await[0]["n"], films);
+        sink.flush(&[]).await.unwrap();
+        assert_eq!(sink.newest(&c.movie).await.unwrap(), Some(1));
+    }
+    assert_eq!(ask(&turn, "MATCH (m:Movie) RETURN count(m) AS n").await[0]["n"], 4);
     sink.flush(&[checkpoint(3)]).await.unwrap();
 }
 
@@ -297,9 +303,31 @@ async fn of_two_writers_one_moves_the_checkpoint() {
     assert_eq!(errors[0].class, Class::Stop);
     assert_eq!(contents(&one).await.len(), 2, "the rows of the other are not there");
     // Nor do they come later.
-    one.flush(&[]).await.unwrap();
-    other.flush(&[]).await.unwrap();
+    for sink in [&one.sink, &other] {
+        sink.flush(&[]).await.unwrap();
+        sink.checkpoints().await.unwrap();
+    }
     assert_eq!(contents(&one).await.len(), 2);
+}
+
+#[tokio::test]
+async fn another_writer_of_a_type_that_was_empty_is_noticed() {
+    let c = Catalogue::new();
+    let sink = memory(Engine::Server, &c).await;
+    sink.write(&[change(&c.acted, 1, &credits(0..1_200, "one"), &[])]).await.unwrap();
+    sink.flush(&[checkpoint(1)]).await.unwrap();
+    let other = open_server(options()).await.unwrap();
+    other.prepare(&c.all(), &[]).await.unwrap();
+    other.write(&[change(&c.acted, 1, &credits(1_300..1_301, "other"), &[])]).await.unwrap();
+    other.close().await.unwrap();
+    let next = [change(&c.acted, 1, &credits(1_200..2_400, "one"), &[])];
+    let error = sink.write(&next).await.unwrap_err();
+    assert_eq!(error.class, Class::Transient, "{error}");
+    assert!(error.message.contains("finds 1201 where this run made 1200"), "{error}");
+    sink.write(&next).await.unwrap();
+    sink.flush(&[checkpoint(2)]).await.unwrap();
+    assert_eq!(number("MATCH ()-[r:ACTED_IN]->() RETURN count(r) AS n").await, 2_400);
+    assert_eq!(number("MATCH ()-[r:ACTED_IN {credit_id: 'c1300'}]->() RETURN count(r) AS n").await, 1);
 }
 
 #[tokio::test]
@@ -408,7 +436,7 @@ async fn a_key_that_no_index_holds_is_refused_alone() {
     let tags = ["x".repeat(7_500), "é".repeat(3_750), "y".repeat(7_501)].map(|tag| vec![json!(tag)]);
     let refused = sink.write(&[change(&tag, 1, &tags, &[])]).await.unwrap();
     assert_eq!((refused.len(), refused[0].row), (1, 2));
-    sink.flush(&[]).await.unwrap();
+    sink.flush(&[checkpoint(1)]).await.unwrap();
     assert_eq!(number("MATCH (t:Tag) RETURN count(t) AS n").await, 2);
 }
 

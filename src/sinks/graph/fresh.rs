@@ -1,0 +1,102 @@
+//! Types of relationships that the graph had none of when they were asked for; pure. What such a type has by now is what this sink made, so
+//! that a first load reads no relationships.
+//!
+//! Whether nobody else made any is seen by counting before the first change of each transaction, when a server has the number at hand.
+//! Where it is another one, or anything else went wrong, nothing is taken for granted any more.
+
+use std::collections::{HashMap, HashSet};
+
+use super::cypher::Relationship;
+
+/// A batch of fewer rows than this is read: to ask for the type would take as long.
+const ROWS_MIN: usize = 1_000;
+/// Relationships that are kept in mind, eight bytes each and as much again.
+const MADE_MAX: usize = 1 << 21;
+
+/// What is known of the types, each under the text that tells it from the others; nothing once something went wrong.
+#[derive(Debug)]
+pub(super) struct Fresh(Option<HashMap<String, Type>>);
+
+#[derive(Debug)]
+enum Type {
+    /// It may have any relationship.
+    Old,
+    New(New),
+}
+
+#[derive(Debug, Default)]
+struct New {
+    /// Hashes of the keys of the relationships that this sink made.
+    made: HashSet<u64>,
+    /// How many there are now.
+    count: i64,
+    /// Whether they were counted in this transaction.
+    counted: bool,
+}
+
+impl Default for Fresh {
+    fn default() -> Self {
+        Self(Some(HashMap::new()))
+    }
+}
+
+impl Fresh {
+    /// Whether to ask how many relationships the type has, before a batch of so many rows.
+    pub(super) fn asks(&self, layout: &Relationship, rows: usize) -> bool {
+        rows >= ROWS_MIN && self.0.as_ref().is_some_and(|types| !types.contains_key(&layout.suffix))
+    }
+
+    /// The answer, before any of this batch is made.
+    pub(super) fn answer(&mut self, layout: &Relationship, count: i64) {
+        let new = New { counted: true, ..New::default() };
+        let found = if count == 0 { Type::New(new) } else { Type::Old };
+        if let Some(types) = &mut self.0 {
+            types.insert(layout.suffix.clone(), found);
+        }
+    }
+
+    /// Whether the graph may have the relationship with this key.
+    pub(super) fn may_have(&self, layout: &Relationship, key: &str) -> bool {
+        match self.0.as_ref().and_then(|types| types.get(&layout.suffix)) {
+            Some(Type::New(new)) => new.made.contains(&hash(key)),
+            Some(Type::Old) | None => true,
+        }
+    }
+
+    /// The relationships with these keys are to be made, and so many deleted. How many there must be before that, if it is to be seen.
+    pub(super) fn change(&mut self, layout: &Relationship, made: &[&str], deleted: i64) -> Option<i64> {
+        let Some(Type::New(new)) = self.0.as_mut()?.get_mut(&layout.suffix) else { return None };
+        let before = new.count;
+        new.made.extend(made.iter().map(|key| hash(key)));
+        new.count += i64::try_from(made.len()).unwrap_or(i64::MAX) - deleted;
+        let counted = std::mem::replace(&mut new.counted, true);
+        if self.made() > MADE_MAX {
+            self.forget();
+        }
+        (!counted).then_some(before)
+    }
+
+    /// A transaction ends.
+    pub(super) fn end(&mut self) {
+        for found in self.0.iter_mut().flat_map(HashMap::values_mut) {
+            if let Type::New(new) = found {
+                new.counted = false;
+            }
+        }
+    }
+
+    /// Takes nothing for granted from now on.
+    pub(super) fn forget(&mut self) {
+        self.0 = None;
+    }
+
+    fn made(&self) -> usize {
+        let types = self.0.iter().flat_map(HashMap::values);
+        types.map(|found| if let Type::New(new) = found { new.made.len() } else { 0 }).sum()
+    }
+}
+
+/// Two keys of one hash are read where one would do.
+fn hash(key: &str) -> u64 {
+    xxhash_rust::xxh3::xxh3_64(key.as_bytes())
+}
