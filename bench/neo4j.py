@@ -1,8 +1,8 @@
 """A Neo4j server filled and kept current: the whole `sync` process against the official Python driver.
 
 Loads films, people and series with `silver.py load`. First load: the server is emptied, and then either `sync` fills it, or the driver
-writes the same nodes and relationships with the same statements in batches of 5,000 (`UNWIND`), one managed transaction a batch. The
-driver is given its rows ready made, in memory; `sync` reads the lake, projects, and keeps checkpoints and quarantine besides. Crawl: after
+writes the same nodes and relationships with the same statements, less what decides between versions, in batches of 5,000 (`UNWIND`), one
+managed transaction a batch. The driver is given its rows ready made, in memory; `sync` reads the lake, projects, and keeps checkpoints and quarantine besides. Crawl: after
 each `silver.py crawl`, `sync` brings what has changed, and the driver merges all films and their relationships again, as a job that does
 not know what has changed has to. A round of each side warms the server before anything counts. `--tools` and `--data` name the folders of
 silver.py and of its input, `--url` the server, whose graph is lost. Needs deltalake, pyarrow and neo4j (the driver) in the Python that
@@ -48,8 +48,8 @@ class Server:
     def nodes(self, keys):
         """Statement and rows for each label."""
         for label, properties in sorted(keys.items()):
-            rows = [{**{f"k{i}": node[p] for i, p in enumerate(properties)}, "props": node} for [node] in self.ask(f"MATCH (n:`{label}`) RETURN properties(n)")]
-            yield f"UNWIND $rows AS row MERGE {pattern('n', label, properties, 'k')} SET n = row.props", rows
+            rows = [[*(node[p] for p in properties), node] for [node] in self.ask(f"MATCH (n:`{label}`) RETURN properties(n)")]
+            yield f"UNWIND $given.rows AS row MERGE {pattern('n', label, properties, 0)} SET n = row[{len(properties)}]", rows
 
     def relationships(self, keys, merge=False, of=None):
         """Statement and rows for each type between two labels; `of` leaves those that do not touch the label."""
@@ -58,16 +58,20 @@ class Server:
             if of and of not in (start, end):
                 continue
             found = self.ask(f"MATCH (a:`{start}`)-[r:`{kind}`]->(b:`{end}`) RETURN properties(a), properties(r), properties(b)")
-            rows = [
-                {**{f"a{i}": a[p] for i, p in enumerate(keys[start])}, **{f"b{i}": b[p] for i, p in enumerate(keys[end])}, "props": r}
-                for a, r, b in found
-            ]
-            match = f"UNWIND $rows AS row MATCH {pattern('a', start, keys[start], 'a')} MATCH {pattern('b', end, keys[end], 'b')} "
-            identity = "{credit_id: row.props.credit_id}" if all("credit_id" in row["props"] for row in rows) else ""
+            first, second = keys[start], keys[end]
+            ends = len(first) + len(second)
+            own = sorted({name for _, row, _ in found for name in row})
+            match = (
+                f"UNWIND $given.rows AS row MATCH {pattern('a', start, first, 0)} USING INDEX SEEK a:`{start}`({names(first)}) "
+                f"MATCH {pattern('b', end, second, len(first))} USING INDEX SEEK b:`{end}`({names(second)}) "
+            )
+            nodes = [([*(a[p] for p in first), *(b[p] for p in second)], row) for a, row, b in found]
             if merge:
-                yield f"{match}MERGE (a)-[r:`{kind}`{identity}]->(b) SET r = row.props", rows
+                identity = f"{{credit_id: row[{ends}].credit_id}}" if all("credit_id" in row for _, row, _ in found) else ""
+                yield f"{match}MERGE (a)-[r:`{kind}`{identity}]->(b) SET r = row[{ends}]", [[*found_by, row] for found_by, row in nodes]
             else:
-                yield f"{match}CREATE (a)-[r:`{kind}`]->(b) SET r = row.props", rows
+                pairs = ", ".join(f"`{p}`: row[{ends + i}]" for i, p in enumerate(own))
+                yield f"{match}CREATE (a)-[r:`{kind}` {{{pairs}}}]->(b)", [[*found_by, *(row.get(p) for p in own)] for found_by, row in nodes]
 
     def write(self, work):
         """Everything in batches; answers the seconds."""
@@ -76,15 +80,20 @@ class Server:
             for statement, rows in work:
                 for first in range(0, len(rows), BATCH_ROWS):
                     some = rows[first : first + BATCH_ROWS]
-                    session.execute_write(lambda transaction: transaction.run(statement, rows=some).consume())
+                    session.execute_write(lambda transaction: transaction.run(statement, given={"rows": some}).consume())
         return time.perf_counter() - begin
 
     def size(self):
         return self.ask("MATCH (n) RETURN count(n)")[0][0], self.ask("MATCH ()-[r]->() RETURN count(r)")[0][0]
 
 
-def pattern(variable, label, properties, letter):
-    pairs = ", ".join(f"`{p}`: row.{letter}{i}" for i, p in enumerate(properties))
+def names(properties):
+    return ", ".join(f"`{p}`" for p in properties)
+
+
+def pattern(variable, label, properties, first):
+    """The node whose key stands in the row from this place on."""
+    pairs = ", ".join(f"`{p}`: row[{first + i}]" for i, p in enumerate(properties))
     return f"({variable}:`{label}` {{{pairs}}})"
 
 

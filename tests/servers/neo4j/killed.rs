@@ -172,7 +172,7 @@ impl World {
 }
 
 /// Statements of a transaction that changes rows and moves checkpoints, in their order.
-const STATEMENTS: [&str; 5] = ["SET n = row.props", "DELETE r", "SET r = row.props", "SET c.`_lane`", "SET c.`checkpoint`"];
+const STATEMENTS: [&str; 5] = ["SET n = CASE WHEN", "DELETE r", "CREATE (a)-[r:", "SET c.`_lane`", "SET c.`checkpoint`"];
 
 #[test]
 fn a_server_that_is_killed_in_a_transaction_keeps_all_before_it_and_nothing_of_it() {

@@ -23,7 +23,7 @@ impl Server for Neo4j {
         Step { name: "prepare: what is there", sends: "SHOW CONSTRAINTS", first: false },
         Step { name: "lease", sends: "l.locked", first: false },
         Step { name: "write: nodes", sends: "SET n = ", first: false },
-        Step { name: "write: relationships", sends: "SET r = row.props", first: false },
+        Step { name: "write: relationships", sends: "CREATE (a)-[r:", first: false },
         Step { name: "checkpoint", sends: "SET c.`checkpoint`", first: false },
     ];
 
