@@ -11,6 +11,7 @@
 //! - `labels`: what all targets together need; pure.
 //! - `fresh`: which types were empty, so that nothing of them need be read; pure.
 //! - `stubs`: who owns a node; pure.
+//! - `rows`: a batch as rows; pure.
 //! - `apply`: a batch, from rows to statements.
 //! - `pace`: how much goes into one statement and one transaction; pure.
 //! - `client`: the one user of the embedded engine, and what any engine must do.
@@ -33,6 +34,7 @@ mod fresh;
 mod labels;
 mod pace;
 mod rest;
+mod rows;
 mod sink;
 mod stubs;
 #[cfg(test)]
