@@ -1,4 +1,4 @@
-//! Brings a batch into the graph. It reads what the graph holds of the nodes and relationships that the batch names, decides in
+//! Brings a batch into the graph. It reads what the graph may hold of the nodes and relationships that the batch names, decides in
 //! memory, and writes: relationships away, nodes, relationships, and at last the nodes that nothing holds any more. Every
 //! statement finds its nodes by key, so the work follows the batch and not the graph.
 
