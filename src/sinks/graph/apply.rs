@@ -12,7 +12,7 @@ use super::cypher::{Layout, Node, NodeKey, Relationship, SINK, Side, VERSION};
 use super::encode::{Cell, key_text};
 use super::fresh::Fresh;
 use super::rows::{Columns, end_key, rows_of, short};
-use super::stubs::{Gift, Nodes, Properties, RecordChange, State, Step};
+use super::stubs::{Gift, Nodes, Properties, RecordChange, State, Step, Touched};
 
 /// What every batch needs to know.
 pub(crate) struct Context<'a> {
@@ -76,9 +76,13 @@ impl Context<'_> {
             let (mut records, mut writes) = (Vec::new(), Vec::new());
             let mut left = Vec::new();
             // Everybody who writes nodes locks them in this order, those of records first.
-            let mut touched: Vec<_> = nodes.touched.iter().collect();
+            let known = |(text, node): &(&String, &Touched)| node.only_gains() && self.fresh.is_record(&nodes.key, text);
+            let mut touched: Vec<_> = nodes.touched.iter().filter(|node| !known(node)).collect();
             touched.sort_unstable_by_key(|(text, _)| text.as_str());
-            for (_, node) in touched {
+            for (text, node) in touched {
+                if let Some(change) = &node.record {
+                    self.fresh.record(&nodes.key, text, matches!(change, RecordChange::Upsert { .. }));
+                }
                 match nodes.step(node) {
                     Step::Keep => {}
                     Step::Record(version, properties) => {
@@ -99,7 +103,7 @@ impl Context<'_> {
         }
         for found in edges {
             self.write_all(&found.layout.update(), found.updates)?;
-            self.write_all(&found.layout.create(), found.creates)?;
+            self.connect_all(&found.layout.create(), found.creates)?;
         }
         for (key, left) in after {
             self.settle(key, &left)?;
@@ -299,13 +303,26 @@ impl Context<'_> {
 
     /// Runs a statement over rows, some at a time.
     fn write_all(&mut self, statement: &str, rows: Vec<Cell>) -> Result<(), SinkError> {
+        self.some_at_a_time(rows, |engine, some| engine.write(statement, some))
+    }
+
+    /// Runs a statement that makes one relationship for each row, some at a time.
+    fn connect_all(&mut self, statement: &str, rows: Vec<Cell>) -> Result<(), SinkError> {
+        self.some_at_a_time(rows, |engine, some| engine.connect(statement, some))
+    }
+
+    fn some_at_a_time(
+        &mut self,
+        rows: Vec<Cell>,
+        run: impl Fn(&mut dyn Executor, Vec<Cell>) -> Result<(), SinkError>,
+    ) -> Result<(), SinkError> {
         let mut rows = rows.into_iter();
         loop {
             let some: Vec<Cell> = rows.by_ref().take(self.batch_rows).collect();
             if some.is_empty() {
                 return Ok(());
             }
-            self.engine.write(statement, some)?;
+            run(self.engine, some)?;
         }
     }
 
@@ -417,13 +434,7 @@ fn gift(layout: &Relationship, side: Side, cells: &[Cell]) -> Properties {
     given.collect()
 }
 
-fn touch(
-    labels: &mut Labels,
-    layout: &Relationship,
-    side: Side,
-    cells: &[Cell],
-    change: impl FnOnce(&mut super::stubs::Touched),
-) {
+fn touch(labels: &mut Labels, layout: &Relationship, side: Side, cells: &[Cell], change: impl FnOnce(&mut Touched)) {
     let key = NodeKey::of(layout.end(side));
     let nodes = labels.entry(key).or_insert_with_key(|key| Nodes::new(key.clone()));
     change(nodes.touch(&end_key(layout, side, cells)));

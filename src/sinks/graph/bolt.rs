@@ -60,11 +60,21 @@ enum Transaction {
     /// It waits for a statement.
     Idle(Box<Txn>),
     /// The server works on a change.
-    Busy(JoinHandle<(Box<Txn>, String, Result<(), neo4rs::Error>)>),
+    Busy(JoinHandle<Changed>),
     /// The server commits it; the next is begun after that if it is wanted.
     Committing { commit: JoinHandle<Result<(), neo4rs::Error>>, next: bool },
     /// Something in it failed, and the server has undone it.
     Failed,
+}
+
+/// A change that was answered.
+struct Changed {
+    transaction: Box<Txn>,
+    statement: String,
+    /// Relationships that it was to make, if that is to be seen.
+    wanted: Option<usize>,
+    /// Relationships that it made.
+    made: Result<u64, neo4rs::Error>,
 }
 
 impl Bolt {
@@ -108,8 +118,11 @@ impl Bolt {
             }
             Transaction::Idle(transaction) => Ok(Some(transaction)),
             Transaction::Busy(change) => match self.runtime.block_on(change) {
-                Ok((transaction, _, Ok(()))) => Ok(Some(transaction)),
-                Ok((_, statement, Err(cause))) => Err(self.fail(&statement, cause)),
+                Ok(Changed { transaction, wanted, made: Ok(made), .. }) => match wanted {
+                    Some(wanted) if made != wanted as u64 => Err(self.lacking(wanted, made)),
+                    _ => Ok(Some(transaction)),
+                },
+                Ok(Changed { statement, made: Err(cause), .. }) => Err(self.fail(&statement, cause)),
                 Err(cause) => Err(SinkError::transient(SINK, "a change was interrupted").because(cause)),
             },
             Transaction::Committing { commit, next } => match self.runtime.block_on(commit) {
@@ -125,6 +138,23 @@ impl Bolt {
                 Err(SinkError::transient(SINK, format!("the transaction with {} is gone; begin it again", self.place)))
             }
         }
+    }
+
+    fn lacking(&self, wanted: usize, made: u64) -> SinkError {
+        let message = format!(
+            "{made} of {wanted} relationships could be made in {}: somebody else deletes nodes meanwhile, so all is written again",
+            self.place
+        );
+        SinkError::transient(SINK, message)
+    }
+
+    /// Sends a change, and does not wait for it.
+    fn send(&mut self, mut transaction: Box<Txn>, statement: &str, change: Query, wanted: Option<usize>) {
+        let statement = statement.to_owned();
+        self.transaction = Transaction::Busy(self.runtime.spawn(async move {
+            let made = transaction.run(change).await.map(|summary| summary.relationships_created());
+            Changed { transaction, statement, wanted, made }
+        }));
     }
 }
 
@@ -230,12 +260,8 @@ impl Executor for Bolt {
 
     fn write(&mut self, statement: &str, rows: Vec<Cell>) -> Result<(), SinkError> {
         let change = query(statement, rows)?;
-        if let Some(mut transaction) = self.settle()? {
-            let statement = statement.to_owned();
-            self.transaction = Transaction::Busy(self.runtime.spawn(async move {
-                let done = transaction.run(change).await.map(drop);
-                (transaction, statement, done)
-            }));
+        if let Some(transaction) = self.settle()? {
+            self.send(transaction, statement, change, None);
             return Ok(());
         }
         // A constraint: the server takes no data in its transaction.
@@ -245,6 +271,16 @@ impl Executor for Bolt {
             transaction.commit().await.map(drop)
         });
         done.map_err(|cause| self.fail(statement, cause))
+    }
+
+    fn connect(&mut self, statement: &str, rows: Vec<Cell>) -> Result<(), SinkError> {
+        let wanted = rows.len();
+        let change = query(statement, rows)?;
+        match self.settle()? {
+            Some(transaction) => self.send(transaction, statement, change, Some(wanted)),
+            None => return Err(SinkError::permanent(SINK, "relationships are made in a transaction, and none is open")),
+        }
+        Ok(())
     }
 
     fn unique(&mut self) -> Result<BTreeSet<NodeKey>, SinkError> {

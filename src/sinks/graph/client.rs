@@ -27,6 +27,11 @@ pub(crate) trait Executor: Send {
     fn read(&mut self, statement: &str, rows: Vec<Cell>) -> Result<Vec<Row>, SinkError>;
     /// Runs a statement that changes the graph, with the parameter `$rows`.
     fn write(&mut self, statement: &str, rows: Vec<Cell>) -> Result<(), SinkError>;
+    /// The same for a statement that makes one relationship for each row. It is an error that it made fewer, where others can take away the
+    /// node at an end in the meantime.
+    fn connect(&mut self, statement: &str, rows: Vec<Cell>) -> Result<(), SinkError> {
+        self.write(statement, rows)
+    }
     /// The keys that constraints keep unique.
     fn unique(&mut self) -> Result<BTreeSet<NodeKey>, SinkError>;
     /// Finds nodes by each of these properties quickly from now on, where a unique constraint does not see to it.

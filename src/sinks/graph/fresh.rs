@@ -1,21 +1,36 @@
-//! Types of relationships that the graph had none of when they were asked for; pure. What such a type has by now is what this sink made, so
-//! that a first load reads no relationships.
+//! What this sink knows of the graph because it made it so itself; pure.
 //!
-//! Whether nobody else made any is seen by counting before the first change of each transaction, when a server has the number at hand.
-//! Where it is another one, or anything else went wrong, nothing is taken for granted any more.
+//! Types of relationships that the graph had none of when they were asked for: what such a type has by now is what this sink made, so that a
+//! first load reads no relationships. Whether nobody else made any is seen by counting before the first change of each transaction, when a
+//! server has the number at hand.
+//!
+//! Nodes that were given their records: a relationship that comes to one gives it nothing. That nobody took one away is seen by the number of
+//! relationships that could be made.
+//!
+//! Where a number is another one, or anything else went wrong, nothing is taken for granted any more.
 
 use std::collections::{HashMap, HashSet};
 
-use super::cypher::Relationship;
+use super::cypher::{NodeKey, Relationship};
 
 /// A batch of fewer rows than this is read: to ask for the type would take as long.
 const ROWS_MIN: usize = 1_000;
 /// Relationships that are kept in mind, eight bytes each and as much again.
 const MADE_MAX: usize = 1 << 21;
+/// Nodes that are kept in mind, sixteen bytes each and as much again. Of more than these some are written to as if they were not known.
+const RECORDS_MAX: usize = 1 << 21;
 
-/// What is known of the types, each under the text that tells it from the others; nothing once something went wrong.
+/// What is known; nothing once something went wrong.
 #[derive(Debug)]
-pub(super) struct Fresh(Option<HashMap<String, Type>>);
+pub(super) struct Fresh(Option<Known>);
+
+#[derive(Debug, Default)]
+struct Known {
+    /// The types, each under the text that tells it from the others.
+    types: HashMap<String, Type>,
+    /// Hashes of the keys of the nodes that have records.
+    records: HashSet<u128>,
+}
 
 #[derive(Debug)]
 enum Type {
@@ -36,28 +51,28 @@ struct New {
 
 impl Default for Fresh {
     fn default() -> Self {
-        Self(Some(HashMap::new()))
+        Self(Some(Known::default()))
     }
 }
 
 impl Fresh {
     /// Whether to ask how many relationships the type has, before a batch of so many rows.
     pub(super) fn asks(&self, layout: &Relationship, rows: usize) -> bool {
-        rows >= ROWS_MIN && self.0.as_ref().is_some_and(|types| !types.contains_key(&layout.suffix))
+        rows >= ROWS_MIN && self.0.as_ref().is_some_and(|known| !known.types.contains_key(&layout.suffix))
     }
 
     /// The answer, before any of this batch is made.
     pub(super) fn answer(&mut self, layout: &Relationship, count: i64) {
         let new = New { counted: true, ..New::default() };
         let found = if count == 0 { Type::New(new) } else { Type::Old };
-        if let Some(types) = &mut self.0 {
-            types.insert(layout.suffix.clone(), found);
+        if let Some(known) = &mut self.0 {
+            known.types.insert(layout.suffix.clone(), found);
         }
     }
 
     /// Whether the graph may have the relationship with this key.
     pub(super) fn may_have(&self, layout: &Relationship, key: &str) -> bool {
-        match self.0.as_ref().and_then(|types| types.get(&layout.suffix)) {
+        match self.0.as_ref().and_then(|known| known.types.get(&layout.suffix)) {
             Some(Type::New(new)) => new.made.contains(&hash(key)),
             Some(Type::Old) | None => true,
         }
@@ -65,7 +80,7 @@ impl Fresh {
 
     /// The relationships with these keys are to be made, and so many deleted. How many there must be before that, if it is to be seen.
     pub(super) fn change(&mut self, layout: &Relationship, made: &[&str], deleted: i64) -> Option<i64> {
-        let Some(Type::New(new)) = self.0.as_mut()?.get_mut(&layout.suffix) else { return None };
+        let Some(Type::New(new)) = self.0.as_mut()?.types.get_mut(&layout.suffix) else { return None };
         let before = new.count;
         new.made.extend(made.iter().map(|key| hash(key)));
         new.count += i64::try_from(made.len()).unwrap_or(i64::MAX) - deleted;
@@ -76,9 +91,24 @@ impl Fresh {
         (!counted).then_some(before)
     }
 
+    /// Whether this sink gave the node with this key its record, or a newer one was there.
+    pub(super) fn is_record(&self, key: &NodeKey, node: &str) -> bool {
+        self.0.as_ref().is_some_and(|known| known.records.contains(&hash_of_node(key, node)))
+    }
+
+    /// The record of the node with this key is about to be given, or taken away.
+    pub(super) fn record(&mut self, key: &NodeKey, node: &str, is_given: bool) {
+        let Some(Known { records, .. }) = &mut self.0 else { return };
+        if !is_given {
+            records.remove(&hash_of_node(key, node));
+        } else if records.len() < RECORDS_MAX {
+            records.insert(hash_of_node(key, node));
+        }
+    }
+
     /// A transaction ends.
     pub(super) fn end(&mut self) {
-        for found in self.0.iter_mut().flat_map(HashMap::values_mut) {
+        for found in self.0.iter_mut().flat_map(|known| known.types.values_mut()) {
             if let Type::New(new) = found {
                 new.counted = false;
             }
@@ -91,7 +121,7 @@ impl Fresh {
     }
 
     fn made(&self) -> usize {
-        let types = self.0.iter().flat_map(HashMap::values);
+        let types = self.0.iter().flat_map(|known| known.types.values());
         types.map(|found| if let Type::New(new) = found { new.made.len() } else { 0 }).sum()
     }
 }
@@ -99,4 +129,9 @@ impl Fresh {
 /// Two keys of one hash are read where one would do.
 fn hash(key: &str) -> u64 {
     xxhash_rust::xxh3::xxh3_64(key.as_bytes())
+}
+
+/// So long that no two keys have one: a node that is taken for another would be missing.
+fn hash_of_node(key: &NodeKey, node: &str) -> u128 {
+    xxhash_rust::xxh3::xxh3_128_with_seed(node.as_bytes(), hash(&key.label))
 }

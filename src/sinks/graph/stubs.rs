@@ -116,7 +116,7 @@ impl Nodes {
             (Some(RecordChange::Delete { version }), State::Record { version: held }) if held <= version => {
                 return Step::Remake;
             }
-            (None, _) if !node.asks() => {
+            _ if node.only_gains() => {
                 let by = node.gift.as_ref().map(|gift| gift.by.clone());
                 return Step::Offer { by, properties: self.stub(&node.key, node.gift.as_ref()) };
             }
@@ -148,6 +148,11 @@ impl Touched {
             Some(RecordChange::Delete { .. }) => true,
             None => self.detached || self.renewed,
         }
+    }
+
+    /// Whether relationships come to the node, and nothing else happens to it.
+    pub(crate) fn only_gains(&self) -> bool {
+        self.record.is_none() && !self.asks()
     }
 
     /// A relationship comes to the node, and gives it something or nothing.

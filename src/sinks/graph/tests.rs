@@ -854,10 +854,11 @@ async fn a_label_of_two_keys_is_one_node_for_each_pair(engine: Engine) {
     assert_eq!(contents(&sink).await.len(), 6);
 }
 
-/// An engine that takes no more than so many rows in a statement, and counts the constraints that it is told and the nodes whose
-/// relationships it is asked for.
+/// An engine that takes no more than so many rows in a statement, and counts the constraints that it is told, the nodes whose
+/// relationships it is asked for, and the nodes that may have become stubs.
 struct Tight {
     asked: Arc<AtomicUsize>,
+    offered: Arc<AtomicUsize>,
     engine: Grafeo,
     rows_max: usize,
     short: bool,
@@ -878,6 +879,7 @@ impl Executor for Tight {
             return Err(SinkError::transient("graph", "not enough memory"));
         }
         self.constraints.fetch_add(usize::from(statement.starts_with("CREATE CONSTRAINT")), Ordering::Relaxed);
+        self.offered.fetch_add(if statement.contains("CASE WHEN row[") { rows.len() } else { 0 }, Ordering::Relaxed);
         self.engine.write(statement, rows)
     }
 
@@ -925,8 +927,8 @@ fn a_constraint_that_is_there_is_not_made_again() {
     let open = || {
         let engine = Grafeo::start(Some(Directory::take(directory.path()).unwrap()), &GraphOptions::at(directory.path()));
         let (engine, refused) = (engine.unwrap(), Arc::default());
-        let (constraints, asked) = (constraints.clone(), Arc::default());
-        Graph::new(Box::new(Tight { engine, rows_max: 100, short: false, refused, constraints, asked }), 100)
+        let (constraints, asked, offered) = (constraints.clone(), Arc::default(), Arc::default());
+        Graph::new(Box::new(Tight { engine, rows_max: 100, short: false, refused, constraints, asked, offered }), 100)
     };
     let mut graph = open();
     graph.prepare(layouts(std::slice::from_ref(&c.movie))).unwrap();
@@ -945,8 +947,8 @@ fn a_constraint_that_is_there_is_not_made_again() {
 fn an_engine_that_lacks_memory_is_given_less_until_it_takes_it() {
     let (c, refused) = (Catalogue::new(), Arc::new(AtomicUsize::new(0)));
     let engine = Grafeo::start(None, &GraphOptions::in_memory()).unwrap();
-    let (constraints, asked) = (Arc::default(), Arc::default());
-    let tight = Tight { engine, rows_max: 70, short: false, refused: refused.clone(), constraints, asked };
+    let (constraints, asked, offered) = (Arc::default(), Arc::default(), Arc::default());
+    let tight = Tight { engine, rows_max: 70, short: false, refused: refused.clone(), constraints, asked, offered };
     let mut graph = Graph::new(Box::new(tight), 1_000);
     graph.prepare(layouts(&c.all())).unwrap();
     let films =
@@ -969,8 +971,8 @@ fn an_engine_that_lacks_memory_is_given_less_until_it_takes_it() {
 fn relationships_of_a_type_that_was_empty_are_not_read() {
     let (c, asked) = (Catalogue::new(), Arc::new(AtomicUsize::new(0)));
     let engine = Grafeo::start(None, &GraphOptions::in_memory()).unwrap();
-    let (refused, constraints) = (Arc::default(), Arc::default());
-    let tight = Tight { engine, rows_max: 250, short: false, refused, constraints, asked: asked.clone() };
+    let (refused, constraints, offered) = (Arc::default(), Arc::default(), Arc::default());
+    let tight = Tight { engine, rows_max: 250, short: false, refused, constraints, asked: asked.clone(), offered };
     let mut graph = Graph::new(Box::new(tight), 250);
     graph.prepare(layouts(&c.all())).unwrap();
     let mut write = |numbers, name| {
@@ -991,4 +993,36 @@ fn relationships_of_a_type_that_was_empty_are_not_read() {
     asked.store(0, Ordering::Relaxed);
     graph.write(&[change(&c.acted, 1, &credits(5_000..6_500, "one"), &[])]).unwrap();
     assert_eq!(asked.load(Ordering::Relaxed), 1_500);
+}
+
+#[test]
+fn a_node_that_was_given_its_record_is_not_written_for_its_relationships() {
+    let (c, offered) = (Catalogue::new(), Arc::new(AtomicUsize::new(0)));
+    let engine = Grafeo::start(None, &GraphOptions::in_memory()).unwrap();
+    let (refused, constraints, asked) = (Arc::default(), Arc::default(), Arc::default());
+    let tight = Tight { engine, rows_max: 1_000, short: false, refused, constraints, asked, offered: offered.clone() };
+    let mut graph = Graph::new(Box::new(tight), 1_000);
+    graph.prepare(layouts(&c.all())).unwrap();
+    let mut write = |writes: &[Write]| {
+        graph.write(writes).unwrap();
+        graph.flush(&[]).unwrap();
+        let kinds = graph.engine.ask("MATCH (p:Person) RETURN p.name AS name, p._stub AS stub ORDER BY name");
+        let kinds = kinds.unwrap().into_iter().map(|row| (row["name"].clone(), row["stub"].clone()));
+        (offered.swap(0, Ordering::Relaxed), kinds.collect::<Vec<_>>())
+    };
+    let person = |version, name| change(&c.person, version, &[vec![json!(7), json!(name), json!(1907)]], &[]);
+    let acted = |film: i64| change(&c.acted, 1, &[vec![json!(film), json!(7), json!("c"), json!("F. Wray"), json!(0)]], &[]);
+    let (record, stub) = ((json!("Fay Wray"), json!(null)), (json!("F. Wray"), json!(true)));
+    assert_eq!(write(&[person(1, "Fay Wray")]), (0, vec![record.clone()]));
+    assert_eq!(write(&[acted(1)]), (1, vec![record.clone()]), "the film alone");
+    assert_eq!(write(&[acted(2), person(1, "Fay Wray")]), (1, vec![record.clone()]));
+    // Its record is gone: what comes from then on may give it something.
+    assert_eq!(write(&[change(&c.person, 2, &[], &[vec![json!(7)]])]), (1, vec![stub.clone()]), "it is made a stub");
+    assert_eq!(write(&[acted(3)]), (2, vec![stub]));
+    assert_eq!(write(&[person(3, "Fay Wray"), acted(4)]), (1, vec![record.clone()]));
+    assert_eq!(write(&[acted(5)]), (1, vec![record]));
+    // What could have been undone is not counted on.
+    assert!(graph.write(&[change(&c.acted, 1 << 63, &credits(0..1, "one"), &[])]).is_err());
+    graph.write(&[acted(6)]).unwrap();
+    assert_eq!(offered.load(Ordering::Relaxed), 2);
 }

@@ -9,6 +9,8 @@ use std::time::Duration;
 
 use url::Url;
 
+use super::super::bolt::Bolt;
+use super::super::cypher::Side;
 use super::super::{ServerOptions, open_server};
 use super::*;
 use crate::secret::Secret;
@@ -285,6 +287,52 @@ async fn a_deadlock_is_passing_and_the_whole_transaction_is_done_again() {
     sink.flush(&[checkpoint(1)]).await.unwrap();
     let titles = [r#"["Movie"] {"movie_id":1,"title":"ONE"}"#, r#"["Movie"] {"movie_id":2,"title":"TWO"}"#];
     assert_eq!(contents(&sink).await, titles);
+}
+
+#[tokio::test]
+async fn a_relationship_whose_end_is_gone_is_noticed() {
+    let c = Catalogue::new();
+    let sink = memory(Engine::Server, &c).await;
+    write(&sink, &[put(&c.movie, json!([1, "one"])), put(&c.person, json!([7, "Fay Wray", 1907]))]).await;
+    let before = contents(&sink).await;
+    let Layout::Relationship(acted) = Layout::of(&c.acted).unwrap() else { unreachable!() };
+    let row = |movie| {
+        let ends = [Side::From, Side::To].map(|side| if acted.end(side).label == "Movie" { movie } else { 7 });
+        let nothing = acted.own().map(|_| Cell::Null);
+        Cell::List(ends.map(Cell::Int).into_iter().chain(nothing).chain([Cell::Int(1)]).collect())
+    };
+    let (statement, rows) = (acted.create(), [row(1), row(2)]);
+    let mut server = Bolt::connect(&options()).await.unwrap();
+    let work = move || {
+        server.begin().unwrap();
+        server.connect(&statement, rows.to_vec()).unwrap();
+        let error = server.commit().unwrap_err();
+        server.begin().unwrap();
+        server.connect(&statement, vec![rows[0].clone()]).unwrap();
+        server.rollback().unwrap();
+        error
+    };
+    let error = tokio::task::spawn_blocking(work).await.unwrap();
+    assert_eq!(error.class, Class::Transient, "{error}");
+    assert!(error.message.contains("1 of 2 relationships"), "{error}");
+    assert_eq!(contents(&sink).await, before, "what the transaction did before is undone");
+}
+
+#[tokio::test]
+async fn a_node_that_somebody_deleted_is_made_again() {
+    let c = Catalogue::new();
+    let sink = memory(Engine::Server, &c).await;
+    write(&sink, &[put(&c.movie, json!([1, "one"])), put(&c.person, json!([7, "Fay Wray", 1907]))]).await;
+    aside().run(neo4rs::query("MATCH (p:Person {person_id: 7}) DETACH DELETE p")).await.unwrap();
+    sink.write(&[put(&c.acted, json!([1, 7, "c1", "Fay", 0]))]).await.unwrap();
+    let error = sink.flush(&[checkpoint(1)]).await.unwrap_err();
+    assert_eq!(error.class, Class::Transient, "{error}");
+    assert!(error.message.contains("0 of 1 relationships"), "{error}");
+    sink.flush(&[checkpoint(1)]).await.unwrap();
+    let found =
+        ask(&sink, "MATCH (p:Person)-[:ACTED_IN]->(m:Movie) RETURN p.name AS name, p._stub AS stub, m.title AS title").await;
+    assert_eq!(found.len(), 1);
+    assert_eq!((&found[0]["name"], &found[0]["stub"], &found[0]["title"]), (&json!("Fay"), &json!(true), &json!("one")));
 }
 
 #[tokio::test]
