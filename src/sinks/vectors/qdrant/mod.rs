@@ -42,8 +42,8 @@ use crate::sinks::{Checkpoint, Class, Generation, Lease, Role, SinkError, Work};
 /// The first release that compares before it writes (`update_filter`): an older one would write anyway.
 const OLDEST: (u64, u64) = (1, 16);
 
-/// Bytes in one write: what proxies let through, and enough that their number costs nothing.
-const BYTES_A_WRITE: usize = 3 * 1024 * 1024;
+/// Bytes in one write: what proxies let through, enough that their number costs nothing, and few enough that the server soon has the first.
+const BYTES_A_WRITE: usize = 1024 * 1024;
 
 /// Writes of one batch that are under way together: the server works on one while the next is encoded and sent.
 const WRITES_AT_ONCE: usize = 4;
