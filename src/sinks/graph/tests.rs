@@ -15,7 +15,6 @@ use arrow::buffer::{NullBuffer, OffsetBuffer};
 use arrow::datatypes::{DataType, Field, Fields, Int64Type, Schema, TimeUnit, i256};
 use serde_json::{Map, Value as Json, json};
 
-use super::client::Executor;
 use super::cypher::{Layout, NodeKey};
 use super::encode::Cell;
 use super::{GraphOptions, GraphSink, open};

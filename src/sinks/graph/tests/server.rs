@@ -10,6 +10,7 @@ use std::time::Duration;
 use url::Url;
 
 use super::super::bolt::Bolt;
+use super::super::client::Executor as _;
 use super::super::cypher::Side;
 use super::super::{ServerOptions, open_server};
 use super::*;
