@@ -5,7 +5,7 @@
 Each round runs every contestant once, in an order that turns from round to round, each in a process of its own with its model loaded
 before the clock starts; tokenizing is inside the clock for all. The table shows medians, and ratios as medians of the rounds' ratios.
 ONNX Runtime gets the model as `make_onnx.py` writes it: of plain and fused graph, and of batch sizes, whichever is fastest here.
-Vectors are compared with those of ONNX Runtime in fp32, or of sentence-transformers where it is installed.
+Vectors are compared with those of ONNX Runtime in fp32.
 
 Needs numpy, onnxruntime, tokenizers; sentence-transformers is used when it can be imported.
 """
