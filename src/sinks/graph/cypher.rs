@@ -450,12 +450,12 @@ impl Relationship {
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use arrow::datatypes::{DataType, Field, Schema};
 
     use super::*;
 
-    fn acted_in() -> Arc<Relationship> {
+    pub(crate) fn acted_in() -> Arc<Relationship> {
         let column = |name: &str| Field::new(name, DataType::Int64, false);
         let end = |label: &str, column: &str| End {
             label: label.to_owned(),

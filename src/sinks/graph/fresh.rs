@@ -135,3 +135,46 @@ fn hash(key: &str) -> u64 {
 fn hash_of_node(key: &NodeKey, node: &str) -> u128 {
     xxhash_rust::xxh3::xxh3_128_with_seed(node.as_bytes(), hash(&key.label))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::sinks::graph::cypher::{Side, tests::acted_in};
+
+    #[test]
+    fn beyond_so_many_relationships_everything_is_read_again() {
+        let (mut fresh, acted) = (Fresh::default(), acted_in());
+        let person = NodeKey::of(acted.end(Side::From));
+        fresh.record(&person, "1", true);
+        fresh.answer(&acted, 0);
+        let keys: Vec<String> = (0..=MADE_MAX).map(|number| number.to_string()).collect();
+        let mut make = |keys: &[String]| {
+            fresh.change(&acted, &keys.iter().map(String::as_str).collect::<Vec<_>>(), 0);
+            [fresh.may_have(&acted, "0"), fresh.may_have(&acted, "another"), fresh.is_record(&person, "1")]
+        };
+        assert_eq!(make(&keys[..MADE_MAX]), [true, false, true]);
+        assert_eq!(make(&keys[MADE_MAX..]), [true, true, false], "nothing is taken for granted");
+    }
+
+    #[test]
+    fn so_many_nodes_are_kept_in_mind_and_no_more() {
+        let (mut fresh, person) = (Fresh::default(), NodeKey { label: "Person".into(), properties: vec!["id".into()] });
+        (0..=RECORDS_MAX).for_each(|number| fresh.record(&person, &number.to_string(), true));
+        assert!(fresh.is_record(&person, &(RECORDS_MAX - 1).to_string()));
+        assert!(!fresh.is_record(&person, &RECORDS_MAX.to_string()));
+        // One that is gone leaves room.
+        fresh.record(&person, "0", false);
+        fresh.record(&person, &RECORDS_MAX.to_string(), true);
+        assert!(!fresh.is_record(&person, "0"));
+        assert!(fresh.is_record(&person, &RECORDS_MAX.to_string()));
+    }
+
+    #[test]
+    fn a_node_of_another_label_is_another() {
+        let key = |label: &str| NodeKey { label: label.into(), properties: vec!["id".into()] };
+        let mut fresh = Fresh::default();
+        fresh.record(&key("Person"), "1", true);
+        assert!(fresh.is_record(&key("Person"), "1"));
+        assert!(!fresh.is_record(&key("Movie"), "1"));
+    }
+}
