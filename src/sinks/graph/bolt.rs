@@ -142,7 +142,7 @@ impl Bolt {
 
     fn lacking(&self, wanted: usize, made: u64) -> SinkError {
         let message = format!(
-            "{made} of {wanted} relationships could be made in {}: somebody else deletes nodes meanwhile, so all is written again",
+            "{made} of {wanted} relationships were made in {}: somebody else changes its nodes meanwhile, so all is written again",
             self.place
         );
         SinkError::transient(SINK, message)

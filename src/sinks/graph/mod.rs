@@ -9,7 +9,7 @@
 //! - `encode`, `decode`, `calendar`: Arrow values as properties, and back; pure.
 //! - `cypher`: targets as labels and types, and the statements; pure.
 //! - `labels`: what all targets together need; pure.
-//! - `fresh`: which types were empty, so that nothing of them need be read; pure.
+//! - `fresh`: what this sink knows because it made it so: types that were empty, nodes that have their records; pure.
 //! - `stubs`: who owns a node; pure.
 //! - `rows`: a batch as rows; pure.
 //! - `apply`: a batch, from rows to statements.
